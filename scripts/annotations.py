@@ -1,0 +1,72 @@
+"""Read COCO caption files, say what is wrong with those that are none, and split their captions into tokens once.
+
+    from scripts.annotations import caption_tokens, read_annotations
+"""
+
+import json
+import os
+import warnings
+
+import numpy as np
+from tqdm import tqdm
+
+from scripts import file_hash, write_aside
+
+
+def require_annotations(path):
+    """Raise FileNotFoundError, saying how to get data, unless the annotation file `path` exists."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f'{path} not found. Point cocoapi_loc (or $COCOAPI_LOC) at the folder that holds '
+                                'cocoapi/annotations, or draw the built-in data: python -m scripts.scenes')
+
+
+def read_annotations(path, need_captions=True):
+    """Read a COCO captions file -> dict with lists 'images' (id, file_name) and 'annotations' (image_id, caption).
+
+    Raises FileNotFoundError, or ValueError that says in which way the file is not what was expected.
+    """
+    require_annotations(path)
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            found = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path} is not JSON ({error}). Cut short or damaged? Get it again.') from None
+    lists = {'images': ('id', 'file_name'), 'annotations': ('image_id', 'caption')}
+    for key in list(lists)[:1 + need_captions]:
+        if not isinstance(found, dict) or not isinstance(found.get(key), list):
+            raise ValueError(f"{path} has no '{key}' list. Expected COCO captions, such as captions_train2014.json.")
+        for entry in found[key]:
+            if not isinstance(entry, dict) or any(entry.get(field) is None for field in lists[key]):
+                raise ValueError(f"{path}: an entry of '{key}' lacks {' or '.join(lists[key])}: {str(entry)[:60]} "
+                                 'Is it an instances file? Expected COCO captions.')
+    return found
+
+
+def caption_tokens(annotations_file, tokenize, folder):
+    """Split every caption of a file into tokens -> (types, ids, ends), kept in `folder` until the file changes.
+
+    types: list of the distinct tokens in order of first occurrence. ids: int32 (tokens,), an index into types for
+    every token of every caption in file order. ends: int64 (captions,), where each caption ends in ids.
+    """
+    require_annotations(annotations_file)
+    name = os.path.basename(annotations_file).removesuffix('.json')
+    kept = os.path.join(folder, f'{name}.{file_hash(annotations_file)[:8]}.tokens.npz')
+    if os.path.exists(kept):
+        try:
+            with np.load(kept) as arrays:
+                return bytes(arrays['types']).decode('utf-8', 'surrogatepass').split(), arrays['ids'], arrays['ends']
+        except Exception as error:    # a damaged archive raises many kinds; splitting again mends them all
+            warnings.warn(f'{kept} is damaged ({error}): splitting the captions again.', stacklevel=3)
+    captions = [entry['caption'] for entry in read_annotations(annotations_file)['annotations']]
+    index, ids, ends = {}, [], []
+    for caption in tqdm(captions, f'tokens of {name}', unit=' captions', disable=len(captions) < 5000):
+        ids.extend(index.setdefault(token, len(index)) for token in tokenize(caption))
+        ends.append(len(ids))
+    types, ids, ends = list(index), np.array(ids, np.int32), np.array(ends, np.int64)
+    joined = '\n'.join(types).encode('utf-8', 'surrogatepass')    # tokens hold no white space
+    try:
+        with write_aside(kept) as aside:
+            np.savez(aside.open('wb'), types=np.frombuffer(joined, np.uint8), ids=ids, ends=ends)
+    except OSError as error:
+        warnings.warn(f'{kept} cannot be written ({error}): the next start splits the captions again.', stacklevel=3)
+    return types, ids, ends

@@ -1,0 +1,208 @@
+"""The encoder's output for every image of a split, computed once and kept on disk.
+
+    features, unreadable = cached_features(encoder, paths, folder, 'train2014')     # (N, C) float16, list of rows
+    python -m scripts.features --split train val test
+
+The encoder is frozen, so an image always gives the same feature. The key of a cache covers whatever changes it: the
+encoder's answer to a fixed probe image, its weights, the transform, the precision, and names and sizes of the images.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision import transforms
+from tqdm import tqdm
+
+from data_loader import annotation_file, dataset_cache, image_folder, load_image, resolve_cocoapi_loc
+from model import EncoderCNN
+from scripts import file_hash, run_main, write_aside
+from scripts.annotations import read_annotations
+
+TRANSFORM = {'size': 224, 'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}    # ImageNet's, RGB in 0..1
+
+
+def make_transform(size, mean, std):
+    """PIL image -> (3, size, size) float32: the whole image, squashed, because captions tell of the whole image."""
+    return transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+
+def default_device():
+    """cuda, else mps, else cpu."""
+    if torch.cuda.is_available():
+        return torch.device('cuda')
+    return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
+
+
+def fast_dtype(device):
+    """bfloat16 where the device computes with it directly, which is two to three times faster; else float32."""
+    if torch.device(device).type == 'cuda':
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    processor = getattr(torch.cpu, 'get_capabilities', dict)() if torch.device(device).type == 'cpu' else {}
+    return torch.bfloat16 if processor.get('amx_bf16') or processor.get('avx512_bf16') else torch.float32
+
+
+def weights_hash(module):
+    """First 16 digits of the SHA-256 over names and values: tells one set of weights from another."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@torch.inference_mode()
+def encode(backbone, images, dtype):
+    """Features of a batch of images (B, 3, H, W): (B, C) float32, computed in `dtype` and channels_last."""
+    images = images.to(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        return backbone(images).float()
+
+
+def cache_key(encoder, transform, dtype):
+    """What the features depend on besides the images, as 12 digits. Notices an edit of EncoderCNN by a probe image."""
+    device = next(encoder.backbone.parameters()).device
+    x = torch.linspace(-2, 2, transform['size'], device=device)
+    probe = torch.stack([torch.outer(x, x), torch.outer(x.sin(), x.cos()), torch.outer(x.exp(), -x)])    # (3, S, S)
+    answer = encode(encoder.backbone, probe[None], torch.float32).flatten().cpu()
+    mixed = answer @ torch.randn(len(answer), 8, generator=torch.Generator().manual_seed(0)) / len(answer) ** 0.5
+    rounded = [f'{value:.2e}' for value in mixed.tolist()]    # so coarse that the number of threads makes no difference
+    parts = [rounded, list(answer.shape), weights_hash(encoder.backbone), transform, str(dtype)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+class _Images(torch.utils.data.Dataset):
+    def __init__(self, paths, rows, transform):
+        self.paths, self.rows, self.transform = paths, rows, make_transform(**transform)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        row = self.rows[index]
+        try:
+            return row, self.transform(load_image(self.paths[row])), None
+        except OSError as error:
+            return row, None, str(error)
+
+
+def image_batches(paths, rows, transform, device, batch_size=32):
+    """Yield (rows, images (B, 3, S, S) or None, errors [(row, message)]) over the images `rows` of `paths`."""
+    workers = min(8, os.cpu_count() or 1) if torch.device(device).type == 'cuda' else 0    # a CPU is busy encoding
+    loader = torch.utils.data.DataLoader(_Images(paths, rows, transform), batch_size, collate_fn=list,
+                                         num_workers=workers)
+    for batch in loader:
+        good = [(row, image) for row, image, error in batch if error is None]
+        images = torch.stack([image for _, image in good]).to(device) if good else None
+        yield [row for row, _ in good], images, [(row, error) for row, _, error in batch if error is not None]
+
+
+def _listing(paths):
+    """Names and sizes in bytes (-1: not there) of the images: changes when an image is replaced."""
+    return [[path.name, path.stat().st_size if path.exists() else -1] for path in paths]
+
+
+def _kept_rows(folder, name):
+    """What earlier extractions of `name`, whole or interrupted, have computed: {(image name, size): feature}."""
+    rows = {}
+    for manifest_file in folder.glob(f'{name}-????????.json'):
+        manifest = json.loads(manifest_file.read_text())
+        for array_file in (manifest_file.with_suffix('.npy'), manifest_file.with_suffix('.part.npy')):
+            with contextlib.suppress(OSError, ValueError):    # not there, or killed before it had a header
+                if array_file.suffixes == ['.npy'] and file_hash(array_file) != manifest['sha256']:
+                    print(f'{array_file} is damaged (its checksum differs): its images are computed again')
+                    continue
+                array = np.load(array_file)
+                values = array.reshape(len(array), -1)
+                done = ~np.isnan(values).any(1) & values.any(1)    # NaN or, after a power cut, zeros: not computed
+                rows.update((tuple(manifest['images'][row]), array[row]) for row in np.flatnonzero(done))
+    return rows
+
+
+def cached_features(encoder, paths, folder, name, transform=None, batch_size=32):
+    """Features of the images `paths`, from the cache under `folder` or computed now -> (features, unreadable).
+
+    features: (N, C) float16, memory-mapped; the row of an unreadable image is NaN. unreadable: list of those rows,
+    which are named in a printed message. An interrupted extraction continues where it was, and a changed image or one
+    more does not compute the others again.
+    """
+    transform = transform or TRANSFORM
+    device = next(encoder.parameters()).device
+    dtype = fast_dtype(device)
+    folder = Path(folder) / f'features-{cache_key(encoder, transform, dtype)}'
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [Path(path) for path in paths]
+    listing = _listing(paths)
+    # The list of images is part of the file names, so that an array never meets the list of another.
+    stem = folder / f'{name}-{hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:8]}'
+    whole, part, manifest_file = (stem.with_name(stem.name + suffix) for suffix in ('.npy', '.part.npy', '.json'))
+    if whole.exists():
+        manifest = json.loads(manifest_file.read_text())
+        if manifest['sha256'] == file_hash(whole):
+            _tell_unreadable(name, paths, manifest['unreadable'])
+            return np.load(whole, mmap_mode='r'), manifest['unreadable']
+    kept = _kept_rows(folder, name)
+    todo = [row for row, entry in enumerate(listing) if tuple(entry) not in kept]
+    size = transform['size']
+    shape = encode(encoder.backbone, torch.zeros(1, 3, size, size, device=device), dtype).shape[1:]    # (C,)
+    _write_manifest(manifest_file, listing)
+    with write_aside(part) as aside:
+        array = np.lib.format.open_memmap(aside, 'w+', np.float16, (len(paths), *shape))
+        for row, entry in enumerate(listing):
+            array[row] = kept.get(tuple(entry), np.nan)    # NaN: not computed yet
+        array.flush()
+    unreadable = []
+    backbone = encoder.backbone.to(memory_format=torch.channels_last)
+    with tqdm(total=len(paths), initial=len(paths) - len(todo), desc=f'features of {name}', unit=' images') as bar:
+        for rows, images, errors in image_batches(paths, todo, transform, device, batch_size):
+            if rows:
+                array[rows] = encode(backbone, images, dtype).cpu().numpy()
+            unreadable += [row for row, _ in errors]
+            bar.update(len(rows) + len(errors))
+    array.flush()
+    _write_manifest(manifest_file, listing, unreadable, file_hash(part))
+    os.replace(part, whole)
+    for old in folder.glob(f'{name}-????????.*'):
+        if not old.name.startswith(stem.name):
+            old.unlink()
+    _tell_unreadable(name, paths, unreadable)
+    return np.load(whole, mmap_mode='r'), unreadable
+
+
+def _write_manifest(path, listing, unreadable=(), sha256=None):
+    with write_aside(path) as aside:
+        aside.write_text(json.dumps({'images': listing, 'unreadable': list(unreadable), 'sha256': sha256}))
+
+
+def _tell_unreadable(name, paths, unreadable):
+    if unreadable:
+        names = ', '.join(str(paths[row]) for row in unreadable[:5]) + (', ...' if len(unreadable) > 5 else '')
+        print(f'{name}: {len(unreadable)} of {len(paths)} images are missing or damaged and left out: {names}')
+
+
+def split_features(encoder, cocoapi_loc, split, limit=None):
+    """Features of a split's images in the order of its annotation file -> (features, unreadable, image entries)."""
+    images = read_annotations(annotation_file(cocoapi_loc, split), need_captions=False)['images'][:limit]
+    paths = [image_folder(cocoapi_loc, split) / entry['file_name'] for entry in images]
+    name = f'{split}2014' if limit is None else f'{split}2014-{limit}'
+    return *cached_features(encoder, paths, dataset_cache(cocoapi_loc), name), images
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--cocoapi-loc', help='folder that holds cocoapi/ (default: as the notebooks)')
+    parser.add_argument('--split', nargs='+', default=['train', 'val', 'test'], choices=['train', 'val', 'test'])
+    args = parser.parse_args()
+    loc = resolve_cocoapi_loc(args.cocoapi_loc)
+    encoder = EncoderCNN(1).to(default_device())
+    for split in args.split:
+        features, _, _ = split_features(encoder, loc, split)
+        print(f'{split}: {features.shape} {features.dtype}')
+
+
+if __name__ == '__main__':
+    run_main(main)
