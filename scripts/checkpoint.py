@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 import model
-from data_loader import ROOT, load_image
-from scripts import write_aside
+from data_loader import ROOT, annotation_file, load_image
+from scripts import file_hash, write_aside
 from scripts.decoding import greedy
 from scripts.features import TRANSFORM, default_device, encode, fast_dtype, make_transform, weights_hash
 from vocabulary import Vocabulary
@@ -45,6 +45,18 @@ class Captioner:
     def caption(self, images, max_len=20):
         """Greedy captions, a list of str, of PIL images or paths."""
         return self.caption_features(self.features(images), max_len) if len(images) else []
+
+
+def latest_checkpoint(cocoapi_loc=None):
+    """Path of the newest runs/NAME/best.pt, of those trained on the captions of `cocoapi_loc` if given."""
+    found = sorted((ROOT / 'runs').glob('*/best.pt'), key=lambda path: path.stat().st_mtime)
+    if cocoapi_loc is not None:
+        wanted = file_hash(annotation_file(cocoapi_loc, 'train'))[:16]
+        found = [path for path in found if wanted in path.with_name('settings.json').read_text()]
+    if not found:
+        on = f' on {cocoapi_loc}' if cocoapi_loc else ''
+        raise FileNotFoundError(f'no trained model in runs/{on}. Train one: `make run`, or run 2_Training.ipynb.')
+    return found[-1]
 
 
 def model_state(encoder, decoder, vocab, encoder_sizes, decoder_sizes):

@@ -1,0 +1,41 @@
+# `make run` and `make test` do all the set-up themselves. COCOAPI_LOC=folder make run uses other data than the scenes.
+PYTHON ?= python3
+PY := .venv/bin/python
+NOTEBOOKS := 0_Dataset.ipynb 1_Preliminaries.ipynb 2_Training.ipynb 3_Inference.ipynb
+
+.PHONY: run lab test test-slow lint notebooks clean
+
+run: .venv/installed
+	$(PY) -m scripts.notebooks
+
+lab: .venv/installed
+	.venv/bin/jupyter lab $(NOTEBOOKS)
+
+test: lint
+	$(PY) -m pytest
+
+test-slow: .venv/installed-tests
+	$(PY) -m pytest tests/slow
+
+lint: .venv/installed-tests
+	.venv/bin/ruff check
+
+# Executes the committed notebooks on the built-in scenes and keeps their outputs.
+notebooks: .venv/installed
+	env -u COCOAPI_LOC $(PY) -m scripts.notebooks --refresh
+
+# Removes what can be made again; runs/, data/ and .venv/ stay.
+clean:
+	rm -rf .pytest_cache .ruff_cache .ipynb_checkpoints
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# The marks are written last, so an interrupted installation is taken up again.
+.venv/installed: requirements.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on -r requirements.txt
+	touch $@
+
+.venv/installed-tests: .venv/installed tests/requirements.txt
+	$(PY) -m pip install --disable-pip-version-check --quiet -r tests/requirements.txt
+	touch $@

@@ -1,0 +1,169 @@
+"""Figures that the notebooks share. Each returns a matplotlib figure; a notebook shows it, a script saves it.
+
+    figure = show_images(paths, captions)
+    python -m scripts.plots images/model.png        # the diagram of the README
+"""
+
+import argparse
+import textwrap
+from collections import Counter
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from data_loader import load_image
+from scripts import run_main, write_aside
+
+BLUE, ORANGE, GREEN, GREY = '#3b6fb6', '#e08214', '#4d9a4d', '#777777'
+matplotlib.rcParams.update({'axes.spines.top': False, 'axes.spines.right': False, 'figure.dpi': 80,
+                            'savefig.bbox': 'tight', 'font.size': 10})
+
+
+def show_images(images, texts, columns=4, width=3.2, title=None, colours=None):
+    """Pictures (paths or PIL images) in a grid, each with a text under it; long lines are wrapped."""
+    rows = -(-len(images) // columns)
+    wrapped = ['\n'.join(textwrap.fill(line, round(12 * width)) for line in text.split('\n')) for text in texts]
+    text_height = 0.17 * max((text.count('\n') + 1 for text in wrapped), default=1) + 0.15
+    figure = Figure(figsize=(width * columns, (width * 0.85 + text_height) * rows), layout='constrained')
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis in axes:
+        axis.axis('off')
+    for i, (axis, image, text) in enumerate(zip(axes, images, wrapped, strict=False)):
+        axis.imshow(image if hasattr(image, 'mode') else load_image(image))
+        axis.text(0.5, -0.03, text, transform=axis.transAxes, ha='center', va='top', fontsize=9,
+                  color=colours[i] if colours else 'black')
+    if title:
+        figure.suptitle(title, fontweight='bold')
+    return figure
+
+
+def plot_lengths(lengths):
+    """Histogram of caption lengths in words."""
+    figure = Figure(figsize=(7, 2.6), layout='constrained')
+    axis = figure.subplots()
+    counts = Counter(lengths)
+    axis.bar(counts.keys(), counts.values(), color=BLUE)
+    axis.axvline(np.mean(lengths), color=ORANGE, label=f'mean {np.mean(lengths):.1f}')
+    axis.set(xlabel='words in a caption, punctuation included', ylabel='captions')
+    axis.legend(frameon=False)
+    return figure
+
+
+def plot_coverage(counts, thresholds):
+    """Word frequency by rank, and the share of all tokens that a vocabulary covers. counts: how often each word is."""
+    ordered = np.sort(np.asarray(counts))[::-1]
+    figure = Figure(figsize=(9, 2.8), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    left.loglog(np.arange(1, len(ordered) + 1), ordered, color=BLUE)
+    left.set(xlabel='rank of the word', ylabel='occurrences')
+    right.plot(np.arange(1, len(ordered) + 1), 100 * np.cumsum(ordered) / ordered.sum(), color=BLUE)
+    for threshold in thresholds:
+        size = int((ordered >= threshold).sum())
+        right.plot(size, 100 * ordered[:size].sum() / ordered.sum(), 'o', color=ORANGE)
+        right.annotate(f'threshold {threshold}: {size:,} words', (size, 100 * ordered[:size].sum() / ordered.sum()),
+                       xytext=(6, -12), textcoords='offset points', fontsize=8)
+    right.set(xscale='log', xlabel='words in the vocabulary', ylabel='tokens covered, %')
+    return figure
+
+
+def plot_curves(log):
+    """The learning curve: loss per word in training and validation, and scores of validation captions, by epoch."""
+    epochs = [line['epoch'] for line in log]
+    figure = Figure(figsize=(9, 3), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    left.plot(epochs, [line['train_loss'] for line in log], 'o-', color=GREY, ms=3, label='training (with dropout)')
+    left.plot(epochs, [line['val_loss'] for line in log], 'o-', color=BLUE, ms=3, label='validation')
+    left.set(xlabel='epoch', ylabel='loss, nats per word')
+    for name, colour in (('CIDEr', ORANGE), ('BLEU-4', GREEN), ('ROUGE-L', GREY)):
+        right.plot(epochs, [100 * line[name] for line in log], 'o-', color=colour, ms=3, label=name)
+    right.set(xlabel='epoch', ylabel='score of greedy captions, x100', ylim=(0, None))
+    for axis in (left, right):
+        axis.legend(frameon=False)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def plot_likeliest_words(steps, words):
+    """The likeliest words at each step of a caption. steps: lists of (id, probability), best first; words: {id: word}."""
+    figure = Figure(figsize=(1.05 * len(steps) + 0.6, 2.4), layout='constrained')
+    axis = figure.subplots()
+    chances = np.array([[chance for _, chance in step] for step in steps]).T                # (top, steps)
+    axis.imshow(chances, cmap='Blues', vmin=0, vmax=1.2, aspect='auto')
+    for column, step in enumerate(steps):
+        for row, (idx, chance) in enumerate(step):
+            axis.text(column, row, f'{words[idx]}\n{chance:.0%}', ha='center', va='center', fontsize=8,
+                      fontweight='bold' if row == 0 else 'normal')
+    axis.set(xticks=range(len(steps)), xticklabels=range(1, len(steps) + 1), yticks=range(len(chances)),
+             yticklabels=range(1, len(chances) + 1), xlabel='step', ylabel='rank')
+    axis.spines[:].set_visible(False)
+    return figure
+
+
+def plot_transform(image, transform, mean, std):
+    """A photo before and after the transform, the latter turned back to colours."""
+    after = transform(image).permute(1, 2, 0).numpy() * np.array(std) + np.array(mean)
+    figure = Figure(figsize=(6.5, 3.2), layout='constrained')
+    for axis, picture, name in zip(figure.subplots(1, 2), (np.asarray(image), after.clip(0, 1)),
+                                   ('as in the file', 'as the encoder sees it'), strict=True):
+        axis.imshow(picture)
+        axis.set_title(f'{name}: {picture.shape[0]} x {picture.shape[1]}', fontsize=10)
+        axis.axis('off')
+    return figure
+
+
+def plot_model():
+    """A diagram of encoder and decoder: one image, one vector, one word after the other."""
+    words = ['<start>', 'a', 'dog', 'runs', '.']
+    figure = Figure(figsize=(11, 4.1))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set(xlim=(0, 22), ylim=(0, 8.2))
+    axis.axis('off')
+
+    def box(x, y, width, height, text, colour):
+        axis.add_patch(FancyBboxPatch((x, y), width, height, boxstyle='round,pad=0.04,rounding_size=0.15',
+                                      facecolor=colour + '26', edgecolor=colour, linewidth=1.5))
+        axis.text(x + width / 2, y + height / 2, text, ha='center', va='center', fontsize=10)
+
+    def arrow(start, end, style='-'):
+        axis.annotate('', end, start, arrowprops={'arrowstyle': '->', 'color': GREY, 'linewidth': 1.3, 'ls': style})
+
+    for x, text, note, colour in ((0.4, 'image', '(3, 224, 224)', GREY), (3.2, 'ResNet-50\nfrozen', '(2048,)', BLUE),
+                                  (6.0, 'linear\ntrained', '(512,)', ORANGE)):
+        box(x, 3.2, 2, 1.5, text, colour)
+        axis.text(x + 1, 2.75, note, ha='center', fontsize=8, color=GREY)
+        arrow((x + 2.05, 3.95), (x + 2.75, 3.95))
+    axis.text(4.2, 5.3, 'EncoderCNN', ha='center', fontweight='bold', color=BLUE)
+    axis.text(14.9, 7.75, 'DecoderRNN', ha='center', fontweight='bold', color=ORANGE)
+    for i, word in enumerate(['image', *words]):
+        x = 8.9 + 2.15 * i
+        box(x, 3.2, 1.6, 1.5, 'LSTM', ORANGE)
+        if i:
+            box(x, 0.5, 1.6, 0.9, word, GREY)
+            axis.text(x + 0.8, 1.95, 'embedding', ha='center', va='center', fontsize=8, color=GREY)
+            arrow((x + 0.8, 2.2), (x + 0.8, 3.1))
+            arrow((x - 0.45, 3.95), (x - 0.1, 3.95))
+            arrow((x + 0.8, 4.8), (x + 0.8, 5.4))
+            box(x, 5.5, 1.6, 0.8, 'softmax', ORANGE)
+            arrow((x + 0.8, 6.35), (x + 0.8, 6.75))
+            axis.text(x + 0.8, 7.0, [*words, '<end>'][i], ha='center', va='center', fontsize=11, fontweight='bold')
+            if i < len(words):
+                arrow((x + 1.45, 6.8), (x + 2.25, 1.5), ':')
+    return figure
+
+
+def save_figure(figure, path):
+    """Write a figure as PNG, aside and renamed."""
+    with write_aside(path) as aside:
+        figure.savefig(aside, format='png', dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Draw the diagram of the model.')
+    parser.add_argument('path', help='PNG file to write')
+    save_figure(plot_model(), parser.parse_args().path)
+
+
+if __name__ == '__main__':
+    run_main(main)
