@@ -95,9 +95,8 @@ class CoCoDataset(data.Dataset):
         self.paths = [entry['file_name'] for entry in found['images']]
         if mode != 'test':
             self._set_captions(found, annotations_file, token_folder)
-        if not len(self):
-            raise ValueError(f'{annotations_file} has no {"images" if mode == "test" else "captions of its images"}: '
-                             f"the split '{mode}' is empty.")
+        elif not self.paths:
+            raise ValueError(f"{annotations_file} has no images: the split 'test' is empty.")
 
     def _set_captions(self, found, annotations_file, token_folder):
         types, ids, ends = caption_tokens(annotations_file, tokenize, token_folder)
@@ -109,6 +108,8 @@ class CoCoDataset(data.Dataset):
             print(f'{annotations_file}: {unlisted} captions of images that it does not list are left out')
         if empty := int((lengths == 0).sum()):
             print(f'{annotations_file}: {empty} captions without a word are left out')
+        if not len(self.kept):
+            raise ValueError(f"{annotations_file} has no captions of its images: the split '{self.mode}' is empty.")
         self.image_ids = [entry['id'] for entry in found['images']]
         self.image_rows = image_rows[self.kept]                   # (captions,) index into paths and image_ids
         self._words = np.array([self.vocab(token) for token in types], np.int64)[ids]    # ids of all words, end to end

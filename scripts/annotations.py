@@ -65,8 +65,8 @@ def caption_tokens(annotations_file, tokenize, folder):
     types, ids, ends = list(index), np.array(ids, np.int32), np.array(ends, np.int64)
     joined = '\n'.join(types).encode('utf-8', 'surrogatepass')    # tokens hold no white space
     try:
-        with write_aside(kept) as aside:
-            np.savez(aside.open('wb'), types=np.frombuffer(joined, np.uint8), ids=ids, ends=ends)
+        with write_aside(kept) as aside, aside.open('wb') as file:
+            np.savez(file, types=np.frombuffer(joined, np.uint8), ids=ids, ends=ends)
     except OSError as error:
         warnings.warn(f'{kept} cannot be written ({error}): the next start splits the captions again.', stacklevel=3)
     return types, ids, ends

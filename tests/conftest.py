@@ -1,0 +1,88 @@
+"""A small data set in COCO's layout, drawn here, and a small model: no test downloads anything."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import model
+
+COLOURS = ['red', 'green', 'blue', 'yellow', 'white', 'black']
+PATTERNS = ['A {0} square.', 'There is a {0} square in the middle.', 'a square , {0}', 'One small {0} square on grey .',
+            'The square is {0}']
+
+
+def captions_of(colour):
+    return [pattern.format(colour) for pattern in PATTERNS]
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def draw_square(path, colour):
+    image = Image.new('RGB', (40, 30), 'grey')
+    ImageDraw.Draw(image).rectangle((12, 7, 28, 23), fill=colour)
+    image.save(path)
+
+
+def make_dataset(root, counts=None):
+    """Coloured squares, five captions each; -> root, which holds cocoapi/."""
+    next_id = 1
+    for split, count in (counts or {'train': 12, 'val': 4, 'test': 3}).items():
+        folder = root / 'cocoapi' / 'images' / f'{split}2014'
+        folder.mkdir(parents=True)
+        images, annotations = [], []
+        for number in range(count):
+            colour = COLOURS[number % len(COLOURS)]
+            name = f'{split}_{number:03}.jpg'
+            draw_square(folder / name, colour)
+            images.append({'id': next_id, 'file_name': name, 'width': 40, 'height': 30})
+            annotations += [{'id': 1000 * next_id + k, 'image_id': next_id, 'caption': caption}
+                            for k, caption in enumerate(captions_of(colour))]
+            next_id += 1
+        name = {'test': 'image_info_test2014'}.get(split, f'captions_{split}2014')
+        content = {'info': {}, 'licenses': [], 'images': images}
+        if split != 'test':
+            content['annotations'] = annotations
+        write_json(root / 'cocoapi' / 'annotations' / f'{name}.json', content)
+    return root
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    """Folder of a fresh small data set. The working folder is another, empty one."""
+    monkeypatch.delenv('COCOAPI_LOC', raising=False)
+    work = tmp_path / 'work'
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return make_dataset(tmp_path / 'squares')
+
+
+@pytest.fixture
+def small_model(monkeypatch):
+    """EncoderCNN with a random ResNet-18 unless a test says otherwise: quick, and the same each time."""
+    full = model.EncoderCNN
+
+    class Small(full):
+        def __init__(self, embed_size, backbone='resnet18', weights=None):
+            torch.manual_seed(5)
+            super().__init__(embed_size, backbone, weights)
+
+    monkeypatch.setattr(model, 'EncoderCNN', Small)
+    return Small
+
+
+@pytest.fixture
+def isolated_root(tmp_path, monkeypatch):
+    """Runs and caches go to a temporary folder instead of the repository's."""
+    import data_loader
+    import scripts.checkpoint
+    import scripts.train
+    root = tmp_path / 'root'
+    for module in (data_loader, scripts.checkpoint, scripts.train):
+        monkeypatch.setattr(module, 'ROOT', root)
+    return Path(root)
