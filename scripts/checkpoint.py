@@ -15,7 +15,7 @@ import torch
 import model
 from data_loader import ROOT, annotation_file, load_image
 from scripts import file_hash, write_aside
-from scripts.decoding import greedy
+from scripts.decoding import beam_search, greedy
 from scripts.features import TRANSFORM, default_device, encode, fast_dtype, make_transform, weights_hash
 from vocabulary import Vocabulary
 
@@ -34,17 +34,20 @@ class Captioner:
         return encode(self.encoder.backbone.to(memory_format=torch.channels_last), batch, fast_dtype(self.device))
 
     @torch.no_grad()
-    def caption_features(self, features, max_len=20, batch_size=256):
-        """Greedy captions, a list of str, of features (N, C) as an array or tensor."""
+    def caption_features(self, features, max_len=20, beam_size=1, batch_size=256):
+        """Captions, a list of str, of features (N, C) as an array or tensor; a beam of 1 is greedy."""
         sentences = []
         for start in range(0, len(features), batch_size):
             batch = torch.as_tensor(features[start:start + batch_size]).to(self.device, torch.float32)
-            sentences += map(self.vocab.decode, greedy(self.decoder, self.encoder.embed(batch), max_len))
+            embedded = self.encoder.embed(batch)                                                # (B, E)
+            ids = beam_search(self.decoder, embedded, beam_size, max_len) if beam_size > 1 else greedy(
+                self.decoder, embedded, max_len)
+            sentences += map(self.vocab.decode, ids)
         return sentences
 
-    def caption(self, images, max_len=20):
-        """Greedy captions, a list of str, of PIL images or paths."""
-        return self.caption_features(self.features(images), max_len) if len(images) else []
+    def caption(self, images, max_len=20, beam_size=1):
+        """Captions, a list of str, of PIL images or paths."""
+        return self.caption_features(self.features(images), max_len, beam_size) if len(images) else []
 
 
 def latest_checkpoint(cocoapi_loc=None):
@@ -59,13 +62,17 @@ def latest_checkpoint(cocoapi_loc=None):
     return found[-1]
 
 
+def build_encoder(sizes):
+    """EncoderCNN from its keyword arguments; a relative path of weights is one in the repository."""
+    weights = sizes['weights']
+    return model.EncoderCNN(**{**sizes, 'weights': ROOT / weights if (ROOT / weights).is_file() else weights})
+
+
 def model_state(encoder, decoder, vocab, encoder_sizes, decoder_sizes):
     """What rebuilds a model, as plain values. The sizes are the keyword arguments that made encoder and decoder."""
-    weights = encoder_sizes.get('weights', model.DEFAULT_WEIGHTS)
-    weights = str(Path(weights).relative_to(ROOT)) if weights and Path(weights).is_relative_to(ROOT) else weights
     return {
         'encoder': {
-            'sizes': {'backbone': 'resnet50', **encoder_sizes, 'weights': weights},
+            'sizes': encoder_sizes,
             'backbone_hash': weights_hash(encoder.backbone),
             'state': {key: value for key, value in encoder.state_dict().items() if not key.startswith('backbone.')},
         },
@@ -113,10 +120,8 @@ def load_captioner(path, device=None):
     Needs that file and the encoder weights that it names. FileNotFoundError and ValueError say what differs.
     """
     state = read_checkpoint(path)
-    sizes = dict(state['encoder']['sizes'])
-    if sizes['weights'] and (ROOT / sizes['weights']).is_file():
-        sizes['weights'] = ROOT / sizes['weights']
-    encoder, decoder = model.EncoderCNN(**sizes), model.DecoderRNN(**state['decoder']['sizes'])
+    sizes = state['encoder']['sizes']
+    encoder, decoder = build_encoder(sizes), model.DecoderRNN(**state['decoder']['sizes'])
     found, expected = weights_hash(encoder.backbone), state['encoder']['backbone_hash']
     if found != expected:
         raise ValueError(f"{path} was trained on a backbone with hash {expected}, but {sizes['weights']} has {found}. "

@@ -23,8 +23,51 @@ def greedy(decoder, features, max_len=20):
         words = scores.argmax(dim=1).masked_fill(ended, decoder.end_id)           # an ended caption stays ended
         captions.append(words)
         ended |= words == decoder.end_id
-    captions = torch.stack(captions, dim=1).tolist()                              # (B, T)
-    return [ids[:ids.index(decoder.end_id) + 1] if decoder.end_id in ids else ids for ids in captions]
+    return _cut(torch.stack(captions, dim=1), decoder.end_id)                     # from (B, T)
+
+
+def _cut(captions, end_id):
+    return [ids[:ids.index(end_id) + 1] if end_id in ids else ids for ids in captions.tolist()]
+
+
+@torch.no_grad()
+def beam_search(decoder, features, beam_size=3, max_len=20, length_power=0.7):
+    """The likeliest caption among those that a beam of `beam_size` keeps, for a batch of images.
+
+    features: (B, E). Captions are ranked by log-probability / words ** length_power (after Wu et al. 2016, Google's
+    Neural Machine Translation System), since a plain sum prefers short ones. An ended caption keeps its place in the
+    beam until better ones push it out. Returns, as `greedy` does, B lists of ids: the best ended caption, or the best
+    unended one where none has ended. A beam of 1 is greedy.
+    """
+    B, K, end = len(features), beam_size, decoder.end_id
+    state = tuple(part.repeat_interleave(K, dim=0) for part in decoder.init_state(features))       # (B * K, ...)
+    captions = torch.full((B, K, 1), decoder.start_id, device=features.device)
+    total = features.new_full((B, K), -torch.inf)        # log-probability; at first all K are the same, so one counts
+    total[:, 0] = 0
+    lengths, ended = torch.zeros_like(total), torch.zeros_like(total, dtype=torch.bool)
+    best, best_rank = captions.new_full((B, max_len), end), features.new_full((B,), -torch.inf)
+    while captions.shape[2] < max_len and not ended.all():
+        scores, state = decoder.step(captions[:, :, -1].flatten(), state)
+        chances = scores.float().log_softmax(dim=1).view(B, K, -1)                                 # (B, K, V)
+        chances = chances.masked_fill(ended[:, :, None], -torch.inf)
+        chances[:, :, end] = chances[:, :, end].masked_fill(ended, 0)                              # ended: end again
+        longer = lengths + ~ended
+        rank = (total[:, :, None] + chances) / longer[:, :, None] ** length_power
+        rank, flat = rank.flatten(1).topk(K, dim=1)                                                # (B, K)
+        beam, words = flat // chances.shape[2], flat % chances.shape[2]
+        lengths = longer.gather(1, beam)
+        total = rank * lengths ** length_power
+        captions = torch.cat([captions.gather(1, beam[:, :, None].expand_as(captions)), words[:, :, None]], dim=2)
+        rows = (beam + K * torch.arange(B, device=beam.device)[:, None]).flatten()
+        state = tuple(part[rows] for part in state)
+        ended = words == end
+        top_rank, top = rank.masked_fill(~ended, -torch.inf).max(dim=1)
+        better = top_rank > best_rank
+        best[better, :captions.shape[2]] = captions[torch.arange(B, device=top.device), top][better]
+        best_rank = torch.where(better, top_rank, best_rank)
+    unended = best_rank == -torch.inf
+    best[unended, :captions.shape[2]] = captions[unended, 0]
+    return _cut(best[:, :captions.shape[2]], end)
 
 
 @torch.no_grad()

@@ -15,12 +15,13 @@ def main():
     parser.add_argument('--image', nargs='+', required=True, metavar='PATH', help='photos in any format Pillow reads')
     parser.add_argument('--checkpoint', help='a checkpoint of a run (default: the newest runs/NAME/best.pt)')
     parser.add_argument('--max-len', type=int, default=30, help='most words, start and end included (default: 30)')
+    parser.add_argument('--beam-size', type=int, default=3, help='captions kept in mind; 1 is greedy (default: 3)')
     args = parser.parse_args()
     captioner = load_captioner(args.checkpoint or latest_checkpoint())
     failed = 0
     for path in args.image:
         try:
-            print(f'{path}: {captioner.caption([path], args.max_len)[0]}', flush=True)
+            print(f'{path}: {captioner.caption([path], args.max_len, args.beam_size)[0]}', flush=True)
         except OSError as error:
             print(f'error: {error}', file=sys.stderr)
             failed += 1

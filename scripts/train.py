@@ -31,9 +31,9 @@ from tqdm import tqdm
 import model
 from data_loader import ROOT, CoCoDataset, annotation_file, dataset_cache, image_folder, resolve_cocoapi_loc
 from scripts import file_hash, run_main, write_aside
-from scripts.checkpoint import Captioner, load_captioner, model_state, read_checkpoint, save_checkpoint
+from scripts.checkpoint import Captioner, build_encoder, load_captioner, model_state, read_checkpoint, save_checkpoint
 from scripts.evaluate import References, diversity, score
-from scripts.features import TRANSFORM, default_device, fast_dtype, split_features
+from scripts.features import TRANSFORM, default_device, fast_dtype, split_features, weights_hash
 from vocabulary import Vocabulary
 
 
@@ -48,6 +48,8 @@ class Settings:
     name: str = setting('run', 'folder under runs/')
     cocoapi_loc: str | None = setting(None, 'folder that holds cocoapi/; default: $COCOAPI_LOC, here, or the scenes')
     seed: int = setting(0, 'of the first weights, the order of captions and dropout')
+    backbone: str = setting('resnet50', 'the frozen CNN: a torchvision ResNet')
+    weights: str = setting('models/resnet50_v1_imagenet.pt', "the CNN's: a file, or a torchvision weights name")
     vocab_threshold: int = setting(5, 'a word must occur this often in the training captions')
     embed_size: int = setting(512, 'of a word, and of the image as the LSTM sees it')
     hidden_size: int = setting(512, 'of the LSTM')
@@ -112,20 +114,18 @@ class Run:
     device: torch.device
     encoder: torch.nn.Module
     decoder: torch.nn.Module
+    sizes: tuple                # keyword arguments of encoder and of decoder
     vocab: Vocabulary
     train: Captions
     val: Captions
     references: References
+    parameters: list            # those that are trained
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     batch: int = 0
     sums: dict = field(default_factory=dict)    # of the epoch under way
     log: list = field(default_factory=list)     # one dict an epoch
     saved_at: float = 0.0
-
-    @property
-    def parameters(self):
-        return [p for module in (self.encoder, self.decoder) for p in module.parameters() if p.requires_grad]
 
     @property
     def captioner(self):
@@ -178,27 +178,29 @@ def open_run(settings, device=None):
     device = torch.device(device or default_device())
     folder = find_folder(settings)
     torch.manual_seed(settings.seed)
-    encoder_sizes = {'embed_size': settings.embed_size}
-    encoder = model.EncoderCNN(**encoder_sizes).to(device)
+    encoder_sizes = {'embed_size': settings.embed_size, 'backbone': settings.backbone, 'weights': settings.weights}
+    encoder = build_encoder(encoder_sizes).to(device)
     train, vocab = read_split(settings, encoder, 'train')
     val, _ = read_split(settings, encoder, 'val')
     decoder_sizes = {'embed_size': settings.embed_size, 'hidden_size': settings.hidden_size, 'vocab_size': len(vocab),
                      'num_layers': settings.num_layers, 'dropout': settings.dropout, 'start_id': vocab.start_id,
                      'end_id': vocab.end_id}
+    torch.manual_seed(settings.seed)    # again: how much chance was used up depends on what was in the cache
     decoder = model.DecoderRNN(**decoder_sizes).to(device)
     image_ids = [val.dataset.image_ids[row] for row in val.rows]
     references = References(annotation_file(resolve_cocoapi_loc(settings.cocoapi_loc), 'val'), image_ids)
-    run = Run(settings, folder, device, encoder, decoder, vocab, train, val, references, optimizer=None)
-    run.sizes = (encoder_sizes, decoder_sizes)
-    run.optimizer = torch.optim.AdamW(run.parameters, settings.learning_rate, weight_decay=settings.weight_decay,
-                                      fused=device.type in ('cuda', 'cpu'))
+    trained = [p for p in (*encoder.parameters(), *decoder.parameters()) if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay,
+                                  fused=device.type in ('cuda', 'cpu'))
+    run = Run(settings, folder, device, encoder, decoder, (encoder_sizes, decoder_sizes), vocab, train, val, references,
+              trained, optimizer)
     if (folder / 'last.pt').exists():
         _restore(run, read_checkpoint(folder / 'last.pt'))
         print(f'{folder.relative_to(ROOT)}: continues after {run.epoch} epochs and {run.batch} batches')
     else:
         _record(run)
         print(f'{folder.relative_to(ROOT)}: a new run of {settings.epochs} epochs on {device}, '
-              f'{sum(p.numel() for p in run.parameters) / 1e6:.1f} million trained weights')
+              f'{sum(p.numel() for p in trained) / 1e6:.1f} million trained weights')
     return run
 
 
@@ -208,7 +210,8 @@ def _record(run):
         git = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=ROOT, capture_output=True, text=True)
     versions = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
     record = {'settings': asdict(run.settings), 'identity': identity(run.settings), 'revision': git.stdout.strip(),
-              'versions': versions, 'device': str(run.device), 'processor': platform.processor() or platform.machine()}
+              'backbone_hash': weights_hash(run.encoder.backbone), 'versions': versions,
+              'device': str(run.device), 'processor': platform.processor() or platform.machine()}
     with write_aside(run.folder / 'settings.json') as aside:
         aside.write_text(json.dumps(record, indent=1))
     shutil.copy(model.__file__, run.folder / 'model.py')
@@ -253,23 +256,26 @@ def train_one_epoch(run):
     with progress, delayed_interrupt() as interrupted:
         while run.batch < len(batches):
             rate = learning_rate(settings, run.epoch * len(batches) + run.batch, steps)
+            for group in run.optimizer.param_groups:
+                group['lr'] = rate
             start = time.perf_counter()
-            _train_step(run, batches[run.batch], rate)
+            _train_step(run, batches[run.batch])
             run.sums['seconds'] = run.sums.get('seconds', 0.0) + time.perf_counter() - start
             progress.update(len(batches[run.batch]))
             run.batch += 1
             if interrupted() or time.monotonic() - run.saved_at > settings.save_seconds:
-                progress.set_postfix(loss=f'{run.sums["loss"].item() / run.sums["words"].item():.3f}')
+                progress.set_postfix(loss=f'{float(run.sums["loss"]) / float(run.sums["words"]):.3f}')
                 _save_last(run)
             if interrupted():
                 print(f'interrupted and saved after {run.epoch} epochs and {run.batch} batches: run again to continue')
                 raise KeyboardInterrupt
-    return {'train_loss': run.sums['loss'].item() / run.sums['words'].item(),
-            'gradient_norm': run.sums['norm'].item() / len(batches), 'learning_rate': rate,
+    return {'train_loss': float(run.sums['loss']) / float(run.sums['words']),
+            'gradient_norm': float(run.sums['norm']) / len(batches),
+            'learning_rate': run.optimizer.param_groups[0]['lr'],
             'captions_per_second': len(run.train.indices) / run.sums['seconds']}
 
 
-def _train_step(run, indices, rate):
+def _train_step(run, indices):
     features, captions, targets = run.train.batch(indices, run.device)
     dtype = fast_dtype(run.device)
     with torch.autocast(run.device.type, dtype, enabled=dtype != torch.float32):
@@ -282,9 +288,7 @@ def _train_step(run, indices, rate):
     norm = torch.nn.utils.clip_grad_norm_(run.parameters, run.settings.clip_norm)
     if not torch.isfinite(norm):
         raise RuntimeError(f'epoch {run.epoch + 1}, batch {run.batch + 1}: loss {loss.item()} and gradient norm '
-                           f'{norm.item()} are not finite. Lower the learning rate? {run.folder}/last.pt is from before.')
-    for group in run.optimizer.param_groups:
-        group['lr'] = rate
+                           f'{norm.item()} are not finite. Lower the learning rate? last.pt is from before.')
     run.optimizer.step()
     for key, value in (('loss', cross_entropy.detach()), ('words', words), ('norm', norm)):
         run.sums[key] = run.sums.get(key, 0) + value
@@ -365,8 +369,6 @@ def _restore(run, state):
     torch.set_rng_state(state['random']['cpu'])
     if run.device.type == 'cuda' and 'cuda' in state['random']:
         torch.cuda.set_rng_state(state['random']['cuda'], run.device)
-    run.sums = {key: torch.tensor(value, device=run.device) if key != 'seconds' else value
-                for key, value in run.sums.items()}
 
 
 def final_scores(run):

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageDraw
-
-import model
+from torchvision.models import resnet18
 
 COLOURS = ['red', 'green', 'blue', 'yellow', 'white', 'black']
 PATTERNS = ['A {0} square.', 'There is a {0} square in the middle.', 'a square , {0}', 'One small {0} square on grey .',
@@ -62,18 +61,13 @@ def dataset(tmp_path, monkeypatch):
     return make_dataset(tmp_path / 'squares')
 
 
-@pytest.fixture
-def small_model(monkeypatch):
-    """EncoderCNN with a random ResNet-18 unless a test says otherwise: quick, and the same each time."""
-    full = model.EncoderCNN
-
-    class Small(full):
-        def __init__(self, embed_size, backbone='resnet18', weights=None):
-            torch.manual_seed(5)
-            super().__init__(embed_size, backbone, weights)
-
-    monkeypatch.setattr(model, 'EncoderCNN', Small)
-    return Small
+@pytest.fixture(scope='session')
+def small_weights(tmp_path_factory):
+    """File with the weights of a random ResNet-18, which is quicker than the default."""
+    torch.manual_seed(5)
+    path = tmp_path_factory.mktemp('weights') / 'resnet18.pt'
+    torch.save(resnet18().state_dict(), path)
+    return str(path)
 
 
 @pytest.fixture

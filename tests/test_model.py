@@ -1,5 +1,6 @@
 """The model: the public interface, and properties that hold for any captioner."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torchvision.models import resnet50
 import model
 from data_loader import load_image
 from model import DecoderRNN, EncoderCNN
-from scripts.decoding import greedy, likeliest_words
+from scripts.decoding import beam_search, greedy, likeliest_words
 from scripts.features import TRANSFORM, make_transform
 
 V = 40    # words
@@ -31,8 +32,8 @@ def features():
 
 # ---- Encoder ----
 
-def test_encoder_shapes_and_what_is_trained(small_model):
-    encoder = small_model(7)
+def test_encoder_shapes_and_what_is_trained():
+    encoder = EncoderCNN(7, backbone='resnet18', weights=None)
     assert encoder(torch.randn(3, 3, 224, 224)).shape == (3, 7)
     assert all(p.requires_grad for p in encoder.embed.parameters())
     assert not any(p.requires_grad for p in encoder.backbone.parameters())
@@ -40,8 +41,8 @@ def test_encoder_shapes_and_what_is_trained(small_model):
     assert names and all(name.startswith('embed.') for name in names)
 
 
-def test_backbone_does_not_drift_in_train_mode(small_model):
-    encoder = small_model(7).train()
+def test_backbone_does_not_drift_in_train_mode():
+    encoder = EncoderCNN(7, backbone='resnet18', weights=None).train()
     before = {key: value.clone() for key, value in encoder.backbone.state_dict().items()}
     for _ in range(2):
         encoder(torch.randn(4, 3, 64, 64) + 5).sum().backward()
@@ -218,6 +219,32 @@ def test_an_ended_caption_stays_ended_and_decoding_stops_when_all_have(decoder, 
 def test_max_len_is_respected(decoder, features, max_len):
     decoder.linear.bias.data[1] = -100
     assert {len(ids) for ids in greedy(decoder, features, max_len)} == {max_len}
+
+
+# ---- Beam search ----
+
+@pytest.mark.parametrize('end_bias', [-100, 0, 0.3, 100])
+def test_a_beam_of_one_is_greedy_and_batches_equal_one_at_a_time(decoder, features, end_bias):
+    decoder.linear.bias.data[1] = end_bias
+    assert beam_search(decoder, features, beam_size=1) == greedy(decoder, features)
+    together = beam_search(decoder, features, beam_size=4)
+    assert together == [beam_search(decoder, one[None], beam_size=4)[0] for one in features]
+
+
+def test_a_full_beam_finds_the_best_caption_of_all(features):
+    """Five words, four steps: a beam that can hold every caption must find the one that an exhaustive search finds."""
+    torch.manual_seed(3)
+    decoder = DecoderRNN(16, 24, 5).eval()
+    decoder.linear.weight.data *= 4
+
+    def rank(ids, one):
+        scores = decoder(one[None], torch.tensor([ids])).log_softmax(-1)[0]
+        return sum(scores[t, ids[t]].item() for t in range(1, len(ids))) / (len(ids) - 1) ** 0.7
+
+    every = [[0, *middle, 1] for length in range(3) for middle in itertools.product((0, 2, 3, 4), repeat=length)]
+    found = beam_search(decoder, features, beam_size=200, max_len=4)
+    for one, ids in zip(features, found, strict=True):
+        assert ids == max(every, key=lambda ids, one=one: rank(ids, one))
 
 
 def test_likeliest_words_follow_greedy(decoder, features):

@@ -1,0 +1,149 @@
+"""The feature cache: computed once, resumed after a kill, damaged files noticed, unreadable images left out."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import COLOURS, draw_square
+
+import scripts.features
+from model import EncoderCNN
+from scripts.features import TRANSFORM, cache_key, cached_features, encode, fast_dtype, make_transform
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(5)
+    return EncoderCNN(4, backbone='resnet18', weights=None).eval()
+
+
+@pytest.fixture
+def paths(tmp_path):
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    paths = [folder / f'{number}.png' for number in range(9)]
+    for number, path in enumerate(paths):
+        draw_square(path, COLOURS[number % 6])
+    return paths
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many images went through the encoder, probes aside."""
+    counts, real = [], scripts.features.encode
+
+    def counting(backbone, images, dtype):
+        counts.append(len(images))
+        return real(backbone, images, dtype)
+
+    monkeypatch.setattr(scripts.features, 'encode', counting)
+    return lambda: [counts.pop(0) for _ in range(len(counts))]
+
+
+def get(encoder, paths, tmp_path, **options):
+    return cached_features(encoder, paths, tmp_path / 'cache', 'train2014', **{'batch_size': 2, **options})
+
+
+def test_rows_are_the_encoders_output_in_order(encoder, paths, tmp_path):
+    features, unreadable = get(encoder, paths, tmp_path)
+    assert features.shape == (9, 512) and features.dtype == np.float16 and not unreadable
+    transform = make_transform(**TRANSFORM)
+    for path, row in zip(paths, features, strict=True):
+        alone = encode(encoder.backbone, transform(scripts.features.load_image(path))[None], fast_dtype('cpu'))[0]
+        assert np.allclose(row, alone.numpy(), rtol=0.02, atol=0.02)
+    assert not np.allclose(features[0], features[1], atol=0.02)
+
+
+def test_second_call_computes_nothing(encoder, paths, tmp_path, encoded):
+    first, _ = get(encoder, paths, tmp_path)
+    encoded()
+    second, _ = get(encoder, paths, tmp_path)
+    assert encoded() == [1]    # the probe of the key
+    assert isinstance(second, np.memmap) and np.array_equal(first, second)
+
+
+def test_an_interrupted_extraction_continues(encoder, paths, tmp_path, monkeypatch, encoded):
+    whole, _ = get(encoder, paths, tmp_path / 'other')
+    encoded()
+    real, opened = scripts.features.load_image, []
+
+    def killed_at_seven(path):
+        opened.append(path)
+        if len(opened) == 7:
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr(scripts.features, 'load_image', killed_at_seven)
+    with pytest.raises(KeyboardInterrupt):
+        get(encoder, paths, tmp_path)
+    monkeypatch.setattr(scripts.features, 'load_image', real)
+    encoded()
+    features, _ = get(encoder, paths, tmp_path)
+    assert sum(encoded()) == 2 + 3    # two probes and the images that were not done
+    assert np.array_equal(features, whole)
+    assert not list((tmp_path / 'cache').rglob('*.part*')) and not list((tmp_path / 'cache').rglob('*.tmp'))
+
+
+def test_one_changed_and_one_new_image_compute_two(encoder, paths, tmp_path, encoded):
+    before = np.array(get(encoder, paths[:8], tmp_path)[0])
+    draw_square(paths[3], 'white')
+    paths[3].write_bytes(paths[3].read_bytes() + b' ')
+    encoded()
+    after, _ = get(encoder, paths, tmp_path)
+    assert sum(encoded()) == 2 + 2
+    same = [0, 1, 2, 4, 5, 6, 7]
+    assert np.array_equal(after[same], before[same]) and not np.allclose(after[3], before[3], atol=0.02)
+    assert len(list((tmp_path / 'cache').rglob('*.npy'))) == 1    # the old list's file is gone
+
+
+def test_a_flipped_bit_is_noticed_and_mended(encoder, paths, tmp_path, capsys):
+    whole, _ = get(encoder, paths, tmp_path)
+    whole = np.array(whole)
+    file, = (tmp_path / 'cache').rglob('*.npy')
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 4
+    file.write_bytes(content)
+    again, _ = get(encoder, paths, tmp_path)
+    assert np.array_equal(again, whole) and 'checksum' in capsys.readouterr().out
+
+
+def test_a_cut_file_is_computed_again(encoder, paths, tmp_path):
+    whole = np.array(get(encoder, paths, tmp_path)[0])
+    file, = (tmp_path / 'cache').rglob('*.npy')
+    file.write_bytes(file.read_bytes()[:500])
+    assert np.array_equal(get(encoder, paths, tmp_path)[0], whole)
+
+
+def test_unreadable_images_are_listed_and_named_and_the_rest_computed(encoder, paths, tmp_path, capsys):
+    paths[2].write_bytes(paths[2].read_bytes()[:60])
+    paths[5].unlink()
+    for _ in range(2):    # computed, then from the cache
+        features, unreadable = get(encoder, paths, tmp_path)
+        assert unreadable == [2, 5] and np.isnan(features[unreadable]).all()
+        assert not np.isnan(np.delete(features, unreadable, axis=0)).any()
+        told = capsys.readouterr().out
+        assert '2 of 9 images' in told and '2.png' in told and '5.png' in told
+    draw_square(paths[5], 'red')
+    assert get(encoder, paths, tmp_path)[1] == [2]
+
+
+def test_the_key_notices_weights_transform_precision_and_edits(encoder, monkeypatch):
+    key = cache_key(encoder, TRANSFORM, torch.float32)
+    assert key == cache_key(encoder, TRANSFORM, torch.float32)
+    smaller = {**TRANSFORM, 'size': 192}
+    others = {cache_key(encoder, smaller, torch.float32), cache_key(encoder, TRANSFORM, torch.bfloat16)}
+    forward = encoder.backbone.forward
+    encoder.backbone.forward = lambda images: forward(images) * 1.05    # an edit that leaves the weights alone
+    others.add(cache_key(encoder, TRANSFORM, torch.float32))
+    encoder.backbone.forward = forward
+    encoder.backbone.layer1[0].conv1.weight.data[0, 0, 0, 0] += 1e-4
+    others.add(cache_key(encoder, TRANSFORM, torch.float32))
+    assert len(others | {key}) == 5
+
+
+def test_the_key_is_the_same_with_another_number_of_threads(encoder):
+    before, keys = torch.get_num_threads(), set()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        keys.add(cache_key(encoder, TRANSFORM, torch.float32))
+    torch.set_num_threads(before)
+    assert len(keys) == 1
