@@ -60,17 +60,28 @@ def load_backbone(name, weights):
     return backbone, feature_size
 
 
-class EncoderCNN(nn.Module):
-    """Image -> vector: a frozen CNN (`backbone`) and a trainable linear layer (`embed`).
+class BatchNorm(nn.BatchNorm1d):
+    """Batch-norm that takes a single image in training too: one row has no statistics, so the running ones serve."""
 
-    The backbone stays in eval mode under .train(), so that its batch-norm statistics do not drift.
+    def forward(self, features):
+        if self.training and len(features) == 1:
+            return nn.functional.batch_norm(features, self.running_mean, self.running_var, self.weight, self.bias)
+        return super().forward(features)
+
+
+class EncoderCNN(nn.Module):
+    """Image -> vector: a frozen CNN (`backbone`) and a trainable head (`embed`).
+
+    The backbone stays in eval mode under .train(), so that its batch-norm statistics do not drift. The head ends with a
+    batch-norm of its own: pooled features are all positive and much alike, and what tells images apart is how they
+    differ from their mean.
     """
 
     def __init__(self, embed_size, backbone='resnet50', weights=DEFAULT_WEIGHTS):
         super().__init__()
         self.backbone, feature_size = load_backbone(backbone, weights)
         self.backbone.requires_grad_(False)
-        self.embed = nn.Linear(feature_size, embed_size)
+        self.embed = nn.Sequential(nn.Linear(feature_size, embed_size), BatchNorm(embed_size))
         self.train()
 
     def train(self, mode=True):

@@ -86,7 +86,7 @@ def plot_curves(log):
 
 
 def plot_likeliest_words(steps, words):
-    """The likeliest words at each step of a caption. steps: lists of (id, probability), best first; words: {id: word}."""
+    """The likeliest words at each step. steps: lists of (id, probability), best first; words: {id: word}."""
     figure = Figure(figsize=(1.05 * len(steps) + 0.6, 2.4), layout='constrained')
     axis = figure.subplots()
     chances = np.array([[chance for _, chance in step] for step in steps]).T                # (top, steps)

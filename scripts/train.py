@@ -58,7 +58,7 @@ class Settings:
     batch_size: int = setting(128, 'captions a step')
     pool: int = setting(1, 'batches whose captions are sorted by length together; above 1 saves padding, and hurts')
     epochs: int = setting(15, 'passes over all training captions')
-    learning_rate: float = setting(1e-3, 'highest, reached after the warm-up; then it falls to 0 along a cosine')
+    learning_rate: float = setting(2e-3, 'highest, reached after the warm-up; then it falls to 0 along a cosine')
     warmup: float = setting(0.05, 'share of the steps in which the learning rate rises from 0')
     weight_decay: float = setting(0.01, 'AdamW: pull of the weights towards 0')
     label_smoothing: float = setting(0.1, 'share of the target that is spread over all words')

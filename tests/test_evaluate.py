@@ -343,11 +343,12 @@ def test_command_scores_a_results_file(run, capsys, tmp_path):
         assert text in shown
 
 
-def test_command_captions_a_split(run, capsys, dataset, small_model, isolated_root, tmp_path):
+def test_command_captions_a_split(run, capsys, dataset, small_weights, isolated_root, tmp_path):
     vocab = Vocabulary.from_words(['<start>', '<end>', '<unk>', 'a', 'red', 'square'])
+    encoder_sizes = {'embed_size': 4, 'backbone': 'resnet18', 'weights': small_weights}
+    decoder_sizes = {'embed_size': 4, 'hidden_size': 4, 'vocab_size': 6}
     save_checkpoint(tmp_path / 'best.pt', model_state(
-        small_model(4), model.DecoderRNN(4, 4, 6), vocab, {'embed_size': 4, 'backbone': 'resnet18', 'weights': None},
-        {'embed_size': 4, 'hidden_size': 4, 'vocab_size': 6}))
+        model.EncoderCNN(**encoder_sizes), model.DecoderRNN(**decoder_sizes), vocab, encoder_sizes, decoder_sizes))
     (dataset / 'cocoapi/images/val2014/val_001.jpg').write_bytes(b'damaged')
 
     run(tmp_path / 'best.pt', '--cocoapi-loc', dataset, '--no-java', '--json', tmp_path / 'scores.json')
