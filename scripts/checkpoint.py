@@ -65,7 +65,8 @@ def latest_checkpoint(cocoapi_loc=None):
 def build_encoder(sizes):
     """EncoderCNN from its keyword arguments; a relative path of weights is one in the repository."""
     weights = sizes['weights']
-    return model.EncoderCNN(**{**sizes, 'weights': ROOT / weights if (ROOT / weights).is_file() else weights})
+    shipped = ROOT / (weights or '')
+    return model.EncoderCNN(**{**sizes, 'weights': shipped if shipped.is_file() else weights})
 
 
 def model_state(encoder, decoder, vocab, encoder_sizes, decoder_sizes):

@@ -378,6 +378,12 @@ def judge_scenes(results, annotations):
     return shares
 
 
+def scene_mistakes(result, annotations):
+    """What judge_scenes finds wrong in one caption -> list of 'thing', 'colour', 'place', ..."""
+    verdict, = judge_scenes([result], annotations).values()
+    return [what for what, share in verdict.items() if share == 0]
+
+
 def ranked_examples(scores, n=4):
     """Image ids by CIDEr: {'best': n, 'median': n, 'worst': n}, each from high to low."""
     ranked = sorted(scores['cider_per_image'], key=scores['cider_per_image'].get, reverse=True)

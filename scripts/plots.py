@@ -1,19 +1,21 @@
 """Figures that the notebooks share. Each returns a matplotlib figure; a notebook shows it, a script saves it.
 
     figure = show_images(paths, captions)
-    python -m scripts.plots images/model.png        # the diagram of the README
+    python -m scripts.plots images      # the pictures of the README: the diagram, and a sheet of scenes
 """
 
 import argparse
 import textwrap
 from collections import Counter
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from PIL import Image
 
-from data_loader import load_image
+from data_loader import SCENES, image_folder, load_image
 from scripts import run_main, write_aside
 
 BLUE, ORANGE, GREEN, GREY = '#3b6fb6', '#e08214', '#4d9a4d', '#777777'
@@ -153,6 +155,15 @@ def plot_model():
     return figure
 
 
+def contact_sheet(paths, columns=6, size=200):
+    """Pictures side by side without text, each `size` pixels wide and high -> PIL image."""
+    sheet = Image.new('RGB', (columns * size, -(-len(paths) // columns) * size), 'white')
+    for i, path in enumerate(paths):
+        picture = load_image(path).resize((size, size), Image.Resampling.LANCZOS)
+        sheet.paste(picture, (i % columns * size, i // columns * size))
+    return sheet
+
+
 def save_figure(figure, path):
     """Write a figure as PNG, aside and renamed."""
     with write_aside(path) as aside:
@@ -160,9 +171,12 @@ def save_figure(figure, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Draw the diagram of the model.')
-    parser.add_argument('path', help='PNG file to write')
-    save_figure(plot_model(), parser.parse_args().path)
+    parser = argparse.ArgumentParser(description='Draw the pictures of the README, from data/scenes.')
+    parser.add_argument('folder', help='where model.png and scenes.png go')
+    folder = Path(parser.parse_args().folder)
+    save_figure(plot_model(), folder / 'model.png')
+    with write_aside(folder / 'scenes.png') as aside:
+        contact_sheet(sorted(image_folder(SCENES, 'val').iterdir())[:24]).quantize(128).save(aside, 'PNG')
 
 
 if __name__ == '__main__':

@@ -64,7 +64,7 @@ class Settings:
     label_smoothing: float = setting(0.1, 'share of the target that is spread over all words')
     clip_norm: float = setting(5.0, 'longest gradient; longer ones are scaled down')
     val_images: int = setting(5000, 'images of the validation split that are used')
-    max_len: int = setting(30, 'words of a generated caption, start and end included')
+    max_len: int = setting(20, 'words of a generated caption, start and end included')
     save_seconds: float = setting(60.0, 'work that a kill may lose')
 
 
