@@ -38,7 +38,7 @@ class Captioner:
         """Captions, a list of str, of features (N, C) as an array or tensor; a beam of 1 is greedy."""
         sentences = []
         for start in range(0, len(features), batch_size):
-            batch = torch.as_tensor(features[start:start + batch_size]).to(self.device, torch.float32)
+            batch = torch.asarray(features[start:start + batch_size], copy=True).to(self.device, torch.float32)
             embedded = self.encoder.embed(batch)                                                # (B, E)
             ids = beam_search(self.decoder, embedded, beam_size, max_len) if beam_size > 1 else greedy(
                 self.decoder, embedded, max_len)

@@ -23,21 +23,24 @@ matplotlib.rcParams.update({'axes.spines.top': False, 'axes.spines.right': False
                             'savefig.bbox': 'tight', 'font.size': 10})
 
 
-def show_images(images, texts, columns=4, width=3.2, title=None, colours=None):
-    """Pictures (paths or PIL images) in a grid, each with a text under it; long lines are wrapped."""
-    rows = -(-len(images) // columns)
-    wrapped = ['\n'.join(textwrap.fill(line, round(12 * width)) for line in text.split('\n')) for text in texts]
-    text_height = 0.17 * max((text.count('\n') + 1 for text in wrapped), default=1) + 0.15
-    figure = Figure(figsize=(width * columns, (width * 0.85 + text_height) * rows), layout='constrained')
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis in axes:
+def show_images(images, texts, columns=4, width=2.9, title=None, colours=None):
+    """Pictures (paths or PIL images) in a grid, `width` inches each, a text under each; long lines are wrapped."""
+    texts = ['\n'.join(textwrap.fill(line, round(13 * width)) for line in text.split('\n')) for text in texts]
+    rows, columns = -(-len(images) // columns), min(columns, len(images))
+    picture_height, top = 0.85 * width, 0.4 if title else 0.05                               # inches, as all below
+    row_height = picture_height + 0.16 * max(text.count('\n') + 1 for text in texts) + 0.25
+    total_width, total_height = width * columns, row_height * rows + top
+    figure = Figure(figsize=(total_width, total_height))
+    for i, (image, text) in enumerate(zip(images, texts, strict=True)):
+        left, upper = i % columns * width, total_height - top - i // columns * row_height
+        axis = figure.add_axes(((left + 0.08) / total_width, (upper - picture_height) / total_height,
+                                (width - 0.16) / total_width, picture_height / total_height))
+        axis.imshow(image if isinstance(image, Image.Image) else load_image(image))
         axis.axis('off')
-    for i, (axis, image, text) in enumerate(zip(axes, images, wrapped, strict=False)):
-        axis.imshow(image if hasattr(image, 'mode') else load_image(image))
-        axis.text(0.5, -0.03, text, transform=axis.transAxes, ha='center', va='top', fontsize=9,
-                  color=colours[i] if colours else 'black')
+        figure.text((left + 0.08) / total_width, (upper - picture_height - 0.06) / total_height, text, va='top',
+                    fontsize=9, color=colours[i] if colours else 'black')
     if title:
-        figure.suptitle(title, fontweight='bold')
+        figure.text(0.5, 1 - 0.1 / total_height, title, ha='center', va='top', fontweight='bold')
     return figure
 
 
@@ -61,11 +64,14 @@ def plot_coverage(counts, thresholds):
     left.loglog(np.arange(1, len(ordered) + 1), ordered, color=BLUE)
     left.set(xlabel='rank of the word', ylabel='occurrences')
     right.plot(np.arange(1, len(ordered) + 1), 100 * np.cumsum(ordered) / ordered.sum(), color=BLUE)
+    sizes = {}
     for threshold in thresholds:
-        size = int((ordered >= threshold).sum())
-        right.plot(size, 100 * ordered[:size].sum() / ordered.sum(), 'o', color=ORANGE)
-        right.annotate(f'threshold {threshold}: {size:,} words', (size, 100 * ordered[:size].sum() / ordered.sum()),
-                       xytext=(6, -12), textcoords='offset points', fontsize=8)
+        sizes.setdefault(int((ordered >= threshold).sum()), []).append(str(threshold))
+    for (size, own), colour in zip(sizes.items(), (ORANGE, GREEN, GREY), strict=False):
+        covered = 100 * ordered[:size].sum() / ordered.sum()
+        label = f'threshold {", ".join(own)}: {size:,} words, {covered:.1f} %'
+        right.plot(size, covered, 'o', color=colour, label=label)
+    right.legend(frameon=False, loc='lower right', fontsize=8)
     right.set(xscale='log', xlabel='words in the vocabulary', ylabel='tokens covered, %')
     return figure
 
@@ -96,7 +102,7 @@ def plot_likeliest_words(steps, words):
     for column, step in enumerate(steps):
         for row, (idx, chance) in enumerate(step):
             axis.text(column, row, f'{words[idx]}\n{chance:.0%}', ha='center', va='center', fontsize=8,
-                      fontweight='bold' if row == 0 else 'normal')
+                      fontweight='bold' if row == 0 else 'normal', color='white' if chance > 0.6 else 'black')
     axis.set(xticks=range(len(steps)), xticklabels=range(1, len(steps) + 1), yticks=range(len(chances)),
              yticklabels=range(1, len(chances) + 1), xlabel='step', ylabel='rank')
     axis.spines[:].set_visible(False)

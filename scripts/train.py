@@ -384,6 +384,15 @@ def final_scores(run):
     return results, scores
 
 
+def comparable_scores(run):
+    """Scores of all finished runs on the same validation captions -> {folder name: scores}, the oldest first."""
+    def data(folder):
+        return json.loads((folder / 'settings.json').read_text())['identity']['val data']
+
+    files = sorted(run.folder.parent.glob('*/scores.json'), key=lambda file: file.stat().st_mtime)
+    return {file.parent.name: json.loads(file.read_text()) for file in files if data(file.parent) == data(run.folder)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     for entry in fields(Settings):

@@ -13,6 +13,7 @@ import model
 import scripts.train
 from data_loader import annotation_file, image_folder
 from scripts.checkpoint import latest_checkpoint, load_captioner, read_checkpoint, save_checkpoint
+from scripts.features import split_features
 from scripts.train import (
     Settings,
     caption_losses,
@@ -197,6 +198,8 @@ def test_a_checkpoint_is_all_that_is_needed_to_caption(settings, dataset):
     expected = run.captioner.caption_features(run.val.features[run.val.rows])
     assert captioner.caption(paths) == expected
     assert [captioner.caption([path])[0] for path in paths] == expected and captioner.caption([]) == []
+    from_disk, _, _ = split_features(captioner.encoder, dataset, 'val')
+    assert captioner.caption_features(from_disk) == expected    # memory-mapped and read-only
     assert captioner.vocab.word2idx == run.vocab.word2idx and not captioner.decoder.training
 
 
