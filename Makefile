@@ -1,4 +1,9 @@
-# `make run` and `make test` do all the set-up themselves. COCOAPI_LOC=folder make run uses other data than the scenes.
+# `make run` and `make test` do all the set-up themselves. COCOAPI_LOC=folder make run takes other data than the scenes.
+#   make run         install, draw the scenes, execute the four notebooks; results go to runs/
+#   make lab         open the notebooks
+#   make test        install, lint, test; make test-slow: what takes long
+#   make notebooks   execute the committed notebooks on the scenes and keep their outputs
+#   make clean       remove caches of Python; runs/, data/ and .venv/ stay
 PYTHON ?= python3
 PY := .venv/bin/python
 NOTEBOOKS := 0_Dataset.ipynb 1_Preliminaries.ipynb 2_Training.ipynb 3_Inference.ipynb
@@ -20,11 +25,9 @@ test-slow: .venv/installed-tests
 lint: .venv/installed-tests
 	.venv/bin/ruff check
 
-# Executes the committed notebooks on the built-in scenes and keeps their outputs.
 notebooks: .venv/installed
 	env -u COCOAPI_LOC $(PY) -m scripts.notebooks --refresh
 
-# Removes what can be made again; runs/, data/ and .venv/ stay.
 clean:
 	rm -rf .pytest_cache .ruff_cache .ipynb_checkpoints
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
@@ -33,7 +36,8 @@ clean:
 .venv/installed: requirements.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11"'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on -r requirements.txt
+	@echo 'installing packages into .venv (5 GB, some minutes)'
+	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
 	touch $@
 
 .venv/installed-tests: .venv/installed tests/requirements.txt

@@ -20,13 +20,14 @@ def greedy(decoder, features, max_len=20):
     captions, ended = [words], torch.zeros_like(words, dtype=torch.bool)
     while len(captions) < max_len and not ended.all():
         scores, state = decoder.step(words, state)                                # (B, V)
-        words = scores.argmax(dim=1).masked_fill(ended, decoder.end_id)           # an ended caption stays ended
+        words = scores.argmax(dim=1)
         captions.append(words)
         ended |= words == decoder.end_id
-    return _cut(torch.stack(captions, dim=1), decoder.end_id)                     # from (B, T)
+    return _cut(torch.stack(captions, dim=1), decoder.end_id)
 
 
 def _cut(captions, end_id):
+    """Rows of captions (B, T) up to their first end word, as lists of ints."""
     return [ids[:ids.index(end_id) + 1] if end_id in ids else ids for ids in captions.tolist()]
 
 

@@ -72,19 +72,21 @@ def _first_line(cell):
     return 'imports' if any(line.startswith('import') for line in lines) else lines[0][:70]
 
 
-def _shrink(png):
-    """A picture of at most 200 colours, base64 in and out: a third of the size, and notebooks stay quick to open."""
-    file = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB').quantize(200).save(file, 'PNG', optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
+def _shrink(data):
+    """Turn a large PNG in a cell's output into a JPEG, a quarter of the size: notebooks stay quick to open."""
+    png = base64.b64decode(data.get('image/png', ''))
+    if len(png) > 60_000:
+        file = io.BytesIO()
+        Image.open(io.BytesIO(png)).convert('RGB').save(file, 'JPEG', quality=85)
+        data['image/jpeg'] = base64.b64encode(file.getvalue()).decode()
+        del data['image/png']
 
 
 def _write(notebook, path):
     for cell in notebook.cells:
         cell.metadata.pop('execution', None)    # times of day differ at each run and tell nothing
         for output in cell.get('outputs', []):
-            if 'image/png' in output.get('data', {}):
-                output.data['image/png'] = _shrink(output.data['image/png'])
+            _shrink(output.get('data', {}))
     with write_aside(path) as aside:
         aside.write_text(nbformat.writes(notebook), encoding='utf-8')
 
@@ -98,7 +100,7 @@ def run_all(changes=None):
             start = time.monotonic()
             notebook = execute(ROOT / f'{name}.ipynb', changes)
             print(f'== {name}: {time.monotonic() - start:.0f} s\n', flush=True)
-            _write(notebook, Path(staging) / f'{name}.ipynb')
+            _write(notebook, Path(staging) / f'{name}.ipynb')    # makes large pictures small, for the page too
             html, _ = HTMLExporter().from_notebook_node(notebook)
             (Path(staging) / f'{name}.html').write_text(html, encoding='utf-8')
         run = latest_checkpoint(loc).parent

@@ -37,6 +37,7 @@ def show_images(images, texts, columns=4, width=2.9, title=None, colours=None):
                                 (width - 0.16) / total_width, picture_height / total_height))
         axis.imshow(image if isinstance(image, Image.Image) else load_image(image))
         axis.axis('off')
+        axis.set_anchor('NW')
         figure.text((left + 0.08) / total_width, (upper - picture_height - 0.06) / total_height, text, va='top',
                     fontsize=9, color=colours[i] if colours else 'black')
     if title:
@@ -171,18 +172,18 @@ def contact_sheet(paths, columns=6, size=200):
 
 
 def save_figure(figure, path):
-    """Write a figure as PNG, aside and renamed."""
+    """Write a figure, aside and renamed, in the format that the path's ending names."""
     with write_aside(path) as aside:
-        figure.savefig(aside, format='png', dpi=110)
+        figure.savefig(aside, format=Path(path).suffix[1:], dpi=110)
 
 
 def main():
     parser = argparse.ArgumentParser(description='Draw the pictures of the README, from data/scenes.')
-    parser.add_argument('folder', help='where model.png and scenes.png go')
+    parser.add_argument('folder', help='where model.png and scenes.jpg go')
     folder = Path(parser.parse_args().folder)
     save_figure(plot_model(), folder / 'model.png')
-    with write_aside(folder / 'scenes.png') as aside:
-        contact_sheet(sorted(image_folder(SCENES, 'val').iterdir())[:24]).quantize(128).save(aside, 'PNG')
+    with write_aside(folder / 'scenes.jpg') as aside:
+        contact_sheet(sorted(image_folder(SCENES, 'val').iterdir())[:24]).save(aside, 'JPEG', quality=88)
 
 
 if __name__ == '__main__':

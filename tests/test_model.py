@@ -232,19 +232,29 @@ def test_a_beam_of_one_is_greedy_and_batches_equal_one_at_a_time(decoder, featur
 
 
 def test_a_full_beam_finds_the_best_caption_of_all(features):
-    """Five words, four steps: a beam that can hold every caption must find the one that an exhaustive search finds."""
+    """Five words, up to four of them: a beam that can hold every caption must find what an exhaustive search finds."""
     torch.manual_seed(3)
     decoder = DecoderRNN(16, 24, 5).eval()
-    decoder.linear.weight.data *= 4
+    for weight in (decoder.linear.weight, decoder.lstm.weight_hh_l0, decoder.lstm.weight_ih_l0):
+        weight.data *= 4
+    decoder.linear.bias.data[1] = -2    # long captions too
 
     def rank(ids, one):
         scores = decoder(one[None], torch.tensor([ids])).log_softmax(-1)[0]
         return sum(scores[t, ids[t]].item() for t in range(1, len(ids))) / (len(ids) - 1) ** 0.7
 
-    every = [[0, *middle, 1] for length in range(3) for middle in itertools.product((0, 2, 3, 4), repeat=length)]
-    found = beam_search(decoder, features, beam_size=200, max_len=4)
+    every = [[0, *middle, 1] for length in range(4) for middle in itertools.product((0, 2, 3, 4), repeat=length)]
+    found = beam_search(decoder, features, beam_size=400, max_len=5)
+    assert {len(ids) for ids in found} >= {4, 5}, 'the test needs captions of several lengths'
     for one, ids in zip(features, found, strict=True):
         assert ids == max(every, key=lambda ids, one=one: rank(ids, one))
+
+
+def test_an_ended_caption_keeps_its_place_so_that_the_search_ends(decoder, features):
+    decoder.linear.bias.data[1] = 100
+    steps, step = [], decoder.step
+    decoder.step = lambda *args: steps.append(1) or step(*args)
+    assert beam_search(decoder, features, beam_size=4) == [[0, 1]] * 9 and len(steps) == 2
 
 
 def test_likeliest_words_follow_greedy(decoder, features):
