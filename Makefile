@@ -6,7 +6,6 @@
 #   make clean       remove caches of Python; runs/, data/ and .venv/ stay
 PYTHON ?= python3
 PY := .venv/bin/python
-NOTEBOOKS := 0_Dataset.ipynb 1_Preliminaries.ipynb 2_Training.ipynb 3_Inference.ipynb
 
 .PHONY: run lab test test-slow lint notebooks clean
 
@@ -14,7 +13,7 @@ run: .venv/installed
 	$(PY) -m scripts.notebooks
 
 lab: .venv/installed
-	.venv/bin/jupyter lab $(NOTEBOOKS)
+	.venv/bin/jupyter lab 0_Dataset.ipynb
 
 test: lint
 	$(PY) -m pytest

@@ -15,8 +15,7 @@ import torch.utils.data as data
 from PIL import Image, ImageOps
 from torch.nn.utils.rnn import pad_sequence
 
-from scripts import file_hash
-from scripts.annotations import caption_tokens, read_annotations
+from scripts.annotations import annotations_hash, caption_tokens, read_annotations
 from vocabulary import Vocabulary, tokenize
 
 ROOT = Path(__file__).resolve().parent
@@ -38,8 +37,8 @@ def resolve_cocoapi_loc(cocoapi_loc=None):
         loc, reason = Path('.'), 'found here'
     else:
         loc, reason = SCENES, 'the built-in scenes'
-    if loc not in _announced:
-        _announced.add(loc)
+    if os.path.abspath(loc) not in _announced:
+        _announced.add(os.path.abspath(loc))
         print(f'data: {os.path.relpath(loc)} ({reason})')
     return loc
 
@@ -56,25 +55,27 @@ def image_folder(cocoapi_loc, split):
 
 def dataset_cache(cocoapi_loc):
     """Folder for what is computed from a data set once: vocabulary, tokens, features. Named after its captions."""
-    captions = annotation_file(cocoapi_loc, 'train')
-    return ROOT / 'data' / 'cache' / f'{Path(cocoapi_loc).resolve().name}-{file_hash(captions)[:8]}'
+    captions = annotations_hash(annotation_file(cocoapi_loc, 'train'))
+    return ROOT / 'data' / 'cache' / f'{Path(cocoapi_loc).resolve().name}-{captions[:8]}'
+
+
+def as_seen(image):
+    """A PIL image as a person would see it: RGB, turned as its EXIF says, transparent parts on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ('I', 'I;16', 'I;16B', 'I;16L'):    # 16 bit grey: convert() would clip it, not scale it
+        image = Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
+    return image.convert('RGB')
 
 
 def load_image(path):
-    """Open a photo as a person would see it: RGB, turned as its EXIF says, transparent parts on white.
-
-    Raises FileNotFoundError, or OSError that names the file when it cannot be read to its end.
-    """
+    """Open a photo `as_seen`. FileNotFoundError or OSError name the file when it cannot be read to its end."""
     if not os.path.exists(path):
         raise FileNotFoundError(f'image {path} not found. Is the folder of images complete?')
     try:
         with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode in ('I', 'I;16', 'I;16B', 'I;16L'):    # 16 bit grey: convert() would clip it, not scale it
-                image = Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
-            if image.has_transparency_data:
-                image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
-            return image.convert('RGB')
+            return as_seen(image)
     except Exception as error:    # decoders raise many kinds for damaged files
         raise OSError(f'image {path} cannot be read ({error}). Damaged, or cut short? Replace or remove it.') from None
 

@@ -40,10 +40,13 @@ def load_backbone(name, weights):
     if weights is None:
         return backbone, feature_size
     if Path(weights).is_file():
-        state = torch.load(weights, map_location='cpu', weights_only=True)
-        if state.get('strides') == 'v1':    # a file without the mark is torchvision's own kind
+        try:
+            state = torch.load(weights, map_location='cpu', weights_only=True)
+            strides, state = state.get('strides'), state.get('state_dict', state)
+        except Exception as error:    # a damaged or foreign file raises many kinds
+            raise ValueError(f"weights='{weights}' hold no state dict that can be read safely: {error}") from None
+        if strides == 'v1':    # a file without the mark is torchvision's own kind
             stride_in_first_convolution(backbone)
-        state = state.get('state_dict', state)
     else:
         try:
             state = torchvision.models.get_model_weights(name)[str(weights)].get_state_dict(progress=True)

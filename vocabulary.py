@@ -66,7 +66,8 @@ class Vocabulary:
     def __init__(self, vocab_threshold, vocab_file='./vocab.pkl', start_word='<start>', end_word='<end>',
                  unk_word='<unk>', annotations_file='../cocoapi/annotations/captions_train2014.json',
                  vocab_from_file=False):
-        self.vocab_threshold, self.vocab_file, self.annotations_file = vocab_threshold, vocab_file, annotations_file
+        self.vocab_threshold = vocab_threshold
+        self.vocab_file, self.annotations_file = str(vocab_file), str(annotations_file)
         self.start_word, self.end_word, self.unk_word = start_word, end_word, unk_word
         if vocab_from_file:
             self._read()

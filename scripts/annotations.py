@@ -3,6 +3,7 @@
     from scripts.annotations import caption_tokens, read_annotations
 """
 
+import hashlib
 import json
 import os
 import warnings
@@ -18,6 +19,12 @@ def require_annotations(path):
     if not os.path.exists(path):
         raise FileNotFoundError(f'{path} not found. Point cocoapi_loc (or $COCOAPI_LOC) at the folder that holds '
                                 'cocoapi/annotations, or draw the built-in data: python -m scripts.scenes')
+
+
+def annotations_hash(path):
+    """SHA-256 of an annotation file; FileNotFoundError that says how to get data where it is not there."""
+    require_annotations(path)
+    return file_hash(path)
 
 
 def read_annotations(path, need_captions=True):
@@ -43,14 +50,14 @@ def read_annotations(path, need_captions=True):
 
 
 def caption_tokens(annotations_file, tokenize, folder):
-    """Split every caption of a file into tokens -> (types, ids, ends), kept in `folder` until the file changes.
+    """Split every caption of a file into tokens -> (types, ids, ends), kept in `folder` until file or tokenize change.
 
     types: list of the distinct tokens in order of first occurrence. ids: int32 (tokens,), an index into types for
     every token of every caption in file order. ends: int64 (captions,), where each caption ends in ids.
     """
-    require_annotations(annotations_file)
     name = os.path.basename(annotations_file).removesuffix('.json')
-    kept = os.path.join(folder, f'{name}.{file_hash(annotations_file)[:8]}.tokens.npz')
+    key = annotations_hash(annotations_file) + repr(tokenize("A probe's answer: it isn't <kept>, so edits show ..."))
+    kept = os.path.join(folder, f'{name}.{hashlib.sha256(key.encode()).hexdigest()[:8]}.tokens.npz')
     if os.path.exists(kept):
         try:
             with np.load(kept) as arrays:

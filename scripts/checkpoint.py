@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 import model
-from data_loader import ROOT, annotation_file, load_image
-from scripts import file_hash, write_aside
+from data_loader import ROOT, annotation_file, as_seen, load_image
+from scripts import write_aside
+from scripts.annotations import annotations_hash
 from scripts.decoding import beam_search, greedy
 from scripts.features import TRANSFORM, default_device, encode, fast_dtype, make_transform, weights_hash
 from vocabulary import Vocabulary
@@ -29,7 +30,7 @@ class Captioner:
 
     def features(self, images):
         """Features (B, C) float32 of PIL images or paths; OSError names a photo that cannot be read."""
-        images = [load_image(image) if isinstance(image, (str, Path)) else image.convert('RGB') for image in images]
+        images = [load_image(image) if isinstance(image, (str, Path)) else as_seen(image) for image in images]
         batch = torch.stack([self.transform(image) for image in images]).to(self.device)
         return encode(self.encoder.backbone.to(memory_format=torch.channels_last), batch, fast_dtype(self.device))
 
@@ -51,10 +52,11 @@ class Captioner:
 
 
 def latest_checkpoint(cocoapi_loc=None):
-    """Path of the newest runs/NAME/best.pt, of those trained on the captions of `cocoapi_loc` if given."""
-    found = sorted((ROOT / 'runs').glob('*/best.pt'), key=lambda path: path.stat().st_mtime)
+    """Path of runs/NAME/best.pt of the run opened last, of those on the captions of `cocoapi_loc` if given."""
+    found = [path for path in (ROOT / 'runs').glob('*/best.pt') if path.with_name('settings.json').exists()]
+    found.sort(key=lambda path: path.with_name('settings.json').stat().st_mtime)    # touched when a run is opened
     if cocoapi_loc is not None:
-        wanted = file_hash(annotation_file(cocoapi_loc, 'train'))[:16]
+        wanted = annotations_hash(annotation_file(cocoapi_loc, 'train'))[:16]
         found = [path for path in found if wanted in path.with_name('settings.json').read_text()]
     if not found:
         on = f' on {cocoapi_loc}' if cocoapi_loc else ''
@@ -65,8 +67,13 @@ def latest_checkpoint(cocoapi_loc=None):
 def build_encoder(sizes):
     """EncoderCNN from its keyword arguments; a relative path of weights is one in the repository."""
     weights = sizes['weights']
-    shipped = ROOT / (weights or '')
-    return model.EncoderCNN(**{**sizes, 'weights': shipped if shipped.is_file() else weights})
+    return model.EncoderCNN(**{**sizes, 'weights': weights_file(weights) or weights})
+
+
+def weights_file(weights):
+    """Path of a weights file, looked for in the repository, or None where `weights` is no file."""
+    path = ROOT / (weights or '')
+    return path if path.is_file() else None
 
 
 def model_state(encoder, decoder, vocab, encoder_sizes, decoder_sizes):
@@ -122,7 +129,10 @@ def load_captioner(path, device=None):
     """
     state = read_checkpoint(path)
     sizes = state['encoder']['sizes']
-    encoder, decoder = build_encoder(sizes), model.DecoderRNN(**state['decoder']['sizes'])
+    try:
+        encoder, decoder = build_encoder(sizes), model.DecoderRNN(**state['decoder']['sizes'])
+    except TypeError as error:
+        raise ValueError(f"{path} does not fit today's model.py: {error}. The run's own lies beside it.") from None
     found, expected = weights_hash(encoder.backbone), state['encoder']['backbone_hash']
     if found != expected:
         raise ValueError(f"{path} was trained on a backbone with hash {expected}, but {sizes['weights']} has {found}. "

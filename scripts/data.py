@@ -2,12 +2,13 @@
 
     loc = prepare_data()            # $COCOAPI_LOC, ./cocoapi, or the built-in scenes, drawn at the first call
     loc = prepare_data('coco')      # COCO 2014, downloaded to data/coco (25 GB)
-    loc = prepare_data('Flickr8k.token.txt', images='Flicker8k_Dataset')      # converted to data/Flickr8k
+    loc = prepare_data('Flickr8k.token.txt', images='Flicker8k_Dataset')    # converted to a folder under data/
 """
 
 from pathlib import Path
 
 from data_loader import ROOT, SCENES, annotation_file, resolve_cocoapi_loc
+from scripts import file_hash
 
 
 def prepare_data(source=None, images=None):
@@ -21,8 +22,11 @@ def prepare_data(source=None, images=None):
         return resolve_cocoapi_loc(download_coco(ROOT / 'data' / 'coco'))
     if source and Path(source).is_file():
         from scripts.convert import convert
-        output = ROOT / 'data' / Path(source).name.split('.')[0]
+        output = ROOT / 'data' / f'{Path(source).name.split(".")[0]}-{file_hash(source)[:8]}'
         if not annotation_file(output, 'train').exists():
+            if images is None:
+                raise ValueError(f"'{source}' is a captions file: give the folder of its photos too (`images`; IMAGES "
+                                 'in 0_Dataset).')
             convert(source, images, output)
         return resolve_cocoapi_loc(output)
     loc = resolve_cocoapi_loc(source)

@@ -42,7 +42,7 @@ def default_device():
 def fast_dtype(device):
     """bfloat16 where the device computes with it directly, which is two to three times faster; else float32."""
     if torch.device(device).type == 'cuda':
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     processor = getattr(torch.cpu, 'get_capabilities', dict)() if torch.device(device).type == 'cpu' else {}
     return torch.bfloat16 if processor.get('amx_bf16') or processor.get('avx512_bf16') else torch.float32
 
@@ -64,15 +64,31 @@ def encode(backbone, images, dtype):
 
 
 def cache_key(encoder, transform, dtype):
-    """What the features depend on besides the images, as 12 digits. Notices an edit of EncoderCNN by a probe image."""
+    """What the features depend on besides the images, as 12 digits. Notices an edit of EncoderCNN by a probe image.
+
+    Raises ValueError if the encoder does more than `embed(backbone(images))`, which is what training computes.
+    """
     device = next(encoder.backbone.parameters()).device
     x = torch.linspace(-2, 2, transform['size'], device=device)
     probe = torch.stack([torch.outer(x, x), torch.outer(x.sin(), x.cos()), torch.outer(x.exp(), -x)])    # (3, S, S)
-    answer = encode(encoder.backbone, probe[None], torch.float32).flatten().cpu()
+    answer = encode(encoder.backbone, probe[None], torch.float32)
+    _check_forward(encoder, probe[None], answer)
+    answer = answer.flatten().cpu()
     mixed = answer @ torch.randn(len(answer), 8, generator=torch.Generator().manual_seed(0)) / len(answer) ** 0.5
     rounded = [f'{value:.2e}' for value in mixed.tolist()]    # so coarse that the number of threads makes no difference
     parts = [rounded, list(answer.shape), weights_hash(encoder.backbone), transform, str(dtype)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+@torch.no_grad()
+def _check_forward(encoder, images, features):
+    training = encoder.training
+    encoder.eval()
+    expected, found = encoder.embed(features), encoder(images)
+    encoder.train(training)
+    if expected.shape != found.shape or not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
+        raise ValueError('EncoderCNN.forward does something else than embed(backbone(images)). Training reads what the '
+                         'backbone gave once, so the change would go unnoticed: move it into `backbone` or `embed`.')
 
 
 class _Images(torch.utils.data.Dataset):
@@ -103,17 +119,18 @@ def image_batches(paths, rows, transform, device, batch_size=32):
 
 def _listing(paths):
     """Names and sizes in bytes (-1: not there) of the images: changes when an image is replaced."""
-    return [[path.name, path.stat().st_size if path.exists() else -1] for path in paths]
+    folder = os.path.commonpath([path.parent for path in paths]) if paths else ''
+    return [[os.path.relpath(path, folder), path.stat().st_size if path.exists() else -1] for path in paths]
 
 
 def _kept_rows(folder, name):
     """What earlier extractions of `name`, whole or interrupted, have computed: {(image name, size): feature}."""
     rows = {}
     for manifest_file in folder.glob(f'{name}-????????.json'):
-        manifest = json.loads(manifest_file.read_text())
-        for array_file in (manifest_file.with_suffix('.npy'), manifest_file.with_suffix('.part.npy')):
-            with contextlib.suppress(OSError, ValueError):    # not there, or killed before it had a header
-                if array_file.suffixes == ['.npy'] and file_hash(array_file) != manifest['sha256']:
+        manifest = _read_manifest(manifest_file)
+        for array_file in folder.glob(f'{manifest_file.stem}.*npy') if manifest else ():
+            with contextlib.suppress(OSError, ValueError):    # gone, or killed before it had a header
+                if array_file.stem == manifest_file.stem and file_hash(array_file) != manifest['sha256']:
                     print(f'{array_file} is damaged (its checksum differs): its images are computed again')
                     continue
                 array = np.load(array_file)
@@ -139,12 +156,12 @@ def cached_features(encoder, paths, folder, name, transform=None, batch_size=32)
     listing = _listing(paths)
     # The list of images is part of the file names, so that an array never meets the list of another.
     stem = folder / f'{name}-{hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:8]}'
-    whole, part, manifest_file = (stem.with_name(stem.name + suffix) for suffix in ('.npy', '.part.npy', '.json'))
-    if whole.exists():
-        manifest = json.loads(manifest_file.read_text())
-        if manifest['sha256'] == file_hash(whole):
-            _tell_unreadable(name, paths, manifest['unreadable'])
-            return np.load(whole, mmap_mode='r'), manifest['unreadable']
+    whole, part, manifest_file = (stem.with_name(stem.name + suffix) for suffix in (
+        '.npy', f'.{os.getpid()}.part.npy', '.json'))    # a part of one's own: another process may compute the same
+    manifest = _read_manifest(manifest_file)
+    if manifest and whole.exists() and manifest['sha256'] == file_hash(whole):
+        _tell_unreadable(name, paths, manifest['unreadable'])
+        return np.load(whole, mmap_mode='r'), manifest['unreadable']
     kept = _kept_rows(folder, name)
     todo = [row for row, entry in enumerate(listing) if tuple(entry) not in kept]
     size = transform['size']
@@ -164,13 +181,24 @@ def cached_features(encoder, paths, folder, name, transform=None, batch_size=32)
             unreadable += [row for row, _ in errors]
             bar.update(len(rows) + len(errors))
     array.flush()
-    _write_manifest(manifest_file, listing, unreadable, file_hash(part))
-    os.replace(part, whole)
+    if np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(axis=1)).tolist() != sorted(unreadable):
+        raise RuntimeError(f'{part}: some features are not a number. Does the encoder overflow float16?')
+    with contextlib.suppress(FileNotFoundError):    # another process was first, and has tidied up
+        _write_manifest(manifest_file, listing, unreadable, file_hash(part))
+        os.replace(part, whole)
     for old in folder.glob(f'{name}-????????.*'):
-        if not old.name.startswith(stem.name):
-            old.unlink()
+        if old not in (whole, manifest_file):
+            old.unlink(missing_ok=True)
     _tell_unreadable(name, paths, unreadable)
     return np.load(whole, mmap_mode='r'), unreadable
+
+
+def _read_manifest(path):
+    """What _write_manifest wrote, or None where it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        manifest = json.loads(path.read_text())
+        if isinstance(manifest, dict) and {'images', 'unreadable', 'sha256'} <= manifest.keys():
+            return manifest
 
 
 def _write_manifest(path, listing, unreadable=(), sha256=None):
@@ -185,10 +213,11 @@ def _tell_unreadable(name, paths, unreadable):
 
 
 def split_features(encoder, cocoapi_loc, split, limit=None):
-    """Features of a split's images in the order of its annotation file -> (features, unreadable, image entries)."""
-    images = read_annotations(annotation_file(cocoapi_loc, split), need_captions=False)['images'][:limit]
+    """Features of the images of a split, or of its first `limit`, in file order -> (features, unreadable, entries)."""
+    images = read_annotations(annotation_file(cocoapi_loc, split), need_captions=False)['images']
+    name = f'{split}2014' if limit is None or limit >= len(images) else f'{split}2014-{limit}'
+    images = images[:limit]
     paths = [image_folder(cocoapi_loc, split) / entry['file_name'] for entry in images]
-    name = f'{split}2014' if limit is None else f'{split}2014-{limit}'
     return *cached_features(encoder, paths, dataset_cache(cocoapi_loc), name), images
 
 

@@ -12,7 +12,6 @@ import json
 import re
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from scripts import run_main, write_aside
 from scripts.checkpoint import latest_checkpoint
 from scripts.data import prepare_data
 
+ASSIGNMENT = r'(?m)^{} = [^#\n]*'
 NOTEBOOKS = ('0_Dataset', '1_Preliminaries', '2_Training', '3_Inference')
 
 
@@ -49,7 +49,7 @@ def execute(path, changes=None):
     cells = [cell for cell in notebook.cells if cell.cell_type == 'code']
     for name, value in (changes or {}).items():
         for cell in cells:
-            cell.source = re.sub(rf'^{name} = [^#\n]*', f'{name} = {value}  ', cell.source, flags=re.M)
+            cell.source = re.sub(ASSIGNMENT.format(name), f'{name} = {value}  '.replace('\\', r'\\'), cell.source)
 
     def tell_cell(cell, cell_index):
         if cell.cell_type == 'code':
@@ -69,7 +69,7 @@ def execute(path, changes=None):
 
 def _first_line(cell):
     lines = [line for line in cell.source.splitlines() if line.strip() and line[0] not in '%# )']
-    return 'imports' if any(line.startswith('import') for line in lines) else lines[0][:70]
+    return 'imports' if any(line.startswith('import') for line in lines) else ''.join(lines[:1])[:70]
 
 
 def _shrink(data):
@@ -93,18 +93,24 @@ def _write(notebook, path):
 
 def run_all(changes=None):
     """Execute the notebooks and keep copies (.ipynb and .html) with the run -> the run's folder."""
+    sources = ''.join(cell.source + '\n' for name in NOTEBOOKS
+                      for cell in nbformat.read(ROOT / f'{name}.ipynb', as_version=4).cells if cell.cell_type == 'code')
+    for name in changes or {}:
+        if not re.search(ASSIGNMENT.format(name), sources):
+            raise ValueError(f'--set {name}: no notebook has a line `{name} = ...`.')
     loc = prepare_data()
-    (ROOT / 'runs').mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=ROOT / 'runs', prefix='.notebooks-') as staging:
-        for name in NOTEBOOKS:
-            start = time.monotonic()
-            notebook = execute(ROOT / f'{name}.ipynb', changes)
-            print(f'== {name}: {time.monotonic() - start:.0f} s\n', flush=True)
-            _write(notebook, Path(staging) / f'{name}.ipynb')    # makes large pictures small, for the page too
-            html, _ = HTMLExporter().from_notebook_node(notebook)
-            (Path(staging) / f'{name}.html').write_text(html, encoding='utf-8')
-        run = latest_checkpoint(loc).parent
-        shutil.copytree(staging, run / 'notebooks', dirs_exist_ok=True)
+    staging = ROOT / 'runs' / '.notebooks'    # until it is known which run they made; a failure leaves them there
+    shutil.rmtree(staging, ignore_errors=True)
+    for name in NOTEBOOKS:
+        start = time.monotonic()
+        notebook = execute(ROOT / f'{name}.ipynb', changes)
+        print(f'== {name}: {time.monotonic() - start:.0f} s\n', flush=True)
+        _write(notebook, staging / f'{name}.ipynb')    # makes large pictures small, for the page too
+        html, _ = HTMLExporter().from_notebook_node(notebook)
+        (staging / f'{name}.html').write_text(html, encoding='utf-8')
+    run = latest_checkpoint(loc).parent
+    shutil.copytree(staging, run / 'notebooks', dirs_exist_ok=True)
+    shutil.rmtree(staging)
     return run
 
 

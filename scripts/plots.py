@@ -24,7 +24,10 @@ matplotlib.rcParams.update({'axes.spines.top': False, 'axes.spines.right': False
 
 
 def show_images(images, texts, columns=4, width=2.9, title=None, colours=None):
-    """Pictures (paths or PIL images) in a grid, `width` inches each, a text under each; long lines are wrapped."""
+    """Pictures (paths or PIL images) in a grid, `width` inches each, a text under each; long lines are wrapped.
+
+    A file that cannot be read is shown as a grey square: a page of pictures should not fail for one of them.
+    """
     texts = ['\n'.join(textwrap.fill(line, round(13 * width)) for line in text.split('\n')) for text in texts]
     rows, columns = -(-len(images) // columns), min(columns, len(images))
     picture_height, top = 0.85 * width, 0.4 if title else 0.05                               # inches, as all below
@@ -35,7 +38,7 @@ def show_images(images, texts, columns=4, width=2.9, title=None, colours=None):
         left, upper = i % columns * width, total_height - top - i // columns * row_height
         axis = figure.add_axes(((left + 0.08) / total_width, (upper - picture_height) / total_height,
                                 (width - 0.16) / total_width, picture_height / total_height))
-        axis.imshow(image if isinstance(image, Image.Image) else load_image(image))
+        axis.imshow(image if isinstance(image, Image.Image) else _load_or_grey(image))
         axis.axis('off')
         axis.set_anchor('NW')
         figure.text((left + 0.08) / total_width, (upper - picture_height - 0.06) / total_height, text, va='top',
@@ -43,6 +46,13 @@ def show_images(images, texts, columns=4, width=2.9, title=None, colours=None):
     if title:
         figure.text(0.5, 1 - 0.1 / total_height, title, ha='center', va='top', fontweight='bold')
     return figure
+
+
+def _load_or_grey(path):
+    try:
+        return load_image(path)
+    except OSError:
+        return Image.new('RGB', (224, 224), 'lightgrey')
 
 
 def plot_lengths(lengths):

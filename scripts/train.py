@@ -15,8 +15,9 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import platform
-import shutil
+import re
 import signal
 import subprocess
 import time
@@ -31,10 +32,21 @@ from tqdm import tqdm
 import model
 from data_loader import ROOT, CoCoDataset, annotation_file, dataset_cache, image_folder, resolve_cocoapi_loc
 from scripts import file_hash, run_main, write_aside
-from scripts.checkpoint import Captioner, build_encoder, load_captioner, model_state, read_checkpoint, save_checkpoint
+from scripts.annotations import annotations_hash
+from scripts.checkpoint import (
+    Captioner,
+    build_encoder,
+    load_captioner,
+    model_state,
+    read_checkpoint,
+    save_checkpoint,
+    weights_file,
+)
 from scripts.evaluate import References, diversity, score
 from scripts.features import TRANSFORM, default_device, fast_dtype, split_features, weights_hash
 from vocabulary import Vocabulary
+
+LONGEST = 100    # words of a caption that is trained on: one longer would pad its whole batch
 
 
 def setting(default, reason):
@@ -69,17 +81,19 @@ class Settings:
 
 
 class Captions:
-    """The captions of one split with the features of their images, as batches. Unreadable images are left out."""
+    """The captions of one split's first `limit` images with their features, as batches, without unreadable images."""
 
-    def __init__(self, dataset, features, unreadable, limit=None):
+    def __init__(self, dataset, features, unreadable, limit):
         self.dataset = dataset
         self.features = torch.from_numpy(np.array(features))                     # (N, C) float16, in memory
         usable = np.ones(len(dataset.paths), bool)
         usable[unreadable] = False
-        usable[limit if limit is not None else len(usable):] = False
+        usable[limit:] = False
         self.image_rows = dataset.image_rows
-        self.indices = np.flatnonzero(usable[self.image_rows])                   # captions that can be used
         self.lengths = np.array(dataset.caption_lengths)
+        self.indices = np.flatnonzero(usable[self.image_rows] & (self.lengths <= LONGEST))      # that can be used
+        if too_long := int((self.lengths > LONGEST).sum()):
+            print(f'{too_long} captions of more than {LONGEST} words are left out')
         with_caption = np.isin(np.arange(len(usable)), self.image_rows)
         self.rows = np.flatnonzero(usable & with_caption)                        # images to caption and to score
         if not len(self.indices):
@@ -139,33 +153,34 @@ def read_split(settings, encoder, split):
     loc = resolve_cocoapi_loc(settings.cocoapi_loc)
     cache = dataset_cache(loc)
     annotations, vocab_file = str(annotation_file(loc, 'train')), cache / f'vocab-{settings.vocab_threshold}.pkl'
-    vocab = Vocabulary(settings.vocab_threshold, str(vocab_file), annotations_file=annotations,
-                       vocab_from_file=vocab_file.exists())
+    vocab = Vocabulary(settings.vocab_threshold, vocab_file, annotations_file=annotations)    # quick: tokens are kept
     dataset = CoCoDataset(None, split, settings.batch_size, vocab, str(annotation_file(loc, split)),
                           image_folder(loc, split), str(cache))
-    features, unreadable, _ = split_features(encoder, loc, split)
-    return Captions(dataset, features, unreadable, settings.val_images if split == 'val' else None), vocab
+    features, unreadable, images = split_features(encoder, loc, split, settings.val_images if split == 'val' else None)
+    return Captions(dataset, features, unreadable, len(images)), vocab
 
 
-def identity(settings):
-    """What makes a run the one that it is: settings, model.py and data -> dict of plain values."""
-    loc = resolve_cocoapi_loc(settings.cocoapi_loc)
+def identity(settings, source):
+    """What makes a run the one that it is: settings, the text of model.py, weights and data -> dict of plain values."""
+    loc, weights = resolve_cocoapi_loc(settings.cocoapi_loc), weights_file(settings.weights)
     what = {key: value for key, value in asdict(settings).items() if key not in ('name', 'cocoapi_loc', 'save_seconds')}
-    what['model.py'] = hashlib.sha256(Path(model.__file__).read_bytes()).hexdigest()[:16]
-    what |= {f'{split} data': file_hash(annotation_file(loc, split))[:16] for split in ('train', 'val')}
+    what['model.py'] = hashlib.sha256(source.encode()).hexdigest()[:16]
+    what['content of weights'] = file_hash(weights)[:16] if weights else None
+    what |= {f'{split} data': annotations_hash(annotation_file(loc, split))[:16] for split in ('train', 'val')}
     return what
 
 
-def find_folder(settings):
-    """The folder of this experiment: that of the same one, else NAME, NAME-2, NAME-3, ... that is free."""
-    wanted, before = identity(settings), None
-    for number in range(1, 10_000):
-        folder = ROOT / 'runs' / (settings.name if number == 1 else f'{settings.name}-{number}')
-        if not (folder / 'settings.json').exists():
-            break
+def find_folder(name, wanted):
+    """The folder of the run with the identity `wanted`, else the first free one of NAME, NAME-2, NAME-3, ..."""
+    before = None
+    taken = {int(match[1] or 1): folder for folder in (ROOT / 'runs').glob(f'{name}*')
+             if (match := re.fullmatch(re.escape(name) + r'(?:-(\d+))?', folder.name))
+             and (folder / 'settings.json').exists()}
+    for _, folder in sorted(taken.items()):
         before = json.loads((folder / 'settings.json').read_text())['identity']
         if before == wanted:
             return folder
+    folder = ROOT / 'runs' / (f'{name}-{max(taken) + 1}' if taken else name)
     if before:
         changes = [f'{key}: {before.get(key)} -> {wanted.get(key)}' for key in {**before, **wanted}
                    if before.get(key) != wanted.get(key)]
@@ -175,8 +190,12 @@ def find_folder(settings):
 
 def open_run(settings, device=None):
     """Start the experiment, or continue the same one where it was. Prints which, and where its files are."""
+    if settings.weights is None:
+        raise ValueError('weights=None: a random backbone cannot be had again for captioning. Save it, give its path.')
     device = torch.device(device or default_device())
-    folder = find_folder(settings)
+    source = Path(model.__file__).read_text()    # before the minutes of extraction, in which it may be edited
+    what = identity(settings, source)
+    folder = find_folder(settings.name, what)
     torch.manual_seed(settings.seed)
     encoder_sizes = {'embed_size': settings.embed_size, 'backbone': settings.backbone, 'weights': settings.weights}
     encoder = build_encoder(encoder_sizes).to(device)
@@ -198,23 +217,26 @@ def open_run(settings, device=None):
         _restore(run, read_checkpoint(folder / 'last.pt'))
         print(f'{folder.relative_to(ROOT)}: continues after {run.epoch} epochs and {run.batch} batches')
     else:
-        _record(run)
+        _record(run, what, source)
         print(f'{folder.relative_to(ROOT)}: a new run of {settings.epochs} epochs on {device}, '
               f'{sum(p.numel() for p in trained) / 1e6:.1f} million trained weights')
+    os.utime(folder / 'settings.json')    # the run that 3_Inference and `sample` take
     return run
 
 
-def _record(run):
+def _record(run, what, source):
     """Write what the run is made of: settings, revision, versions, hashes, and model.py."""
-    with contextlib.suppress(OSError):
+    revision = None
+    with contextlib.suppress(OSError):    # no git here
         git = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=ROOT, capture_output=True, text=True)
+        revision = git.stdout.strip() or None
     versions = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
-    record = {'settings': asdict(run.settings), 'identity': identity(run.settings), 'revision': git.stdout.strip(),
+    record = {'settings': asdict(run.settings), 'identity': what, 'revision': revision,
               'backbone_hash': weights_hash(run.encoder.backbone), 'versions': versions,
               'device': str(run.device), 'processor': platform.processor() or platform.machine()}
-    with write_aside(run.folder / 'settings.json') as aside:
-        aside.write_text(json.dumps(record, indent=1))
-    shutil.copy(model.__file__, run.folder / 'model.py')
+    for file, content in (('model.py', source), ('settings.json', json.dumps(record, indent=1))):
+        with write_aside(run.folder / file) as aside:
+            aside.write_text(content)
 
 
 # ---- Training ----
@@ -319,14 +341,14 @@ def validate(run):
         features, captions, targets = run.val.batch(run.val.indices[start:start + 512], run.device)
         cross_entropy, _, count = caption_losses(run.decoder(run.encoder.embed(features), captions), targets)
         total, words = total + cross_entropy.item(), words + count.item()
-    scores = score(caption_split(run), run.references)
+    scores = score(caption_validation(run, run.captioner), run.references)
     kept = {key: scores[key] for key in ('BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'ROUGE-L', 'CIDEr')}
     return {'val_loss': total / words, **kept}
 
 
-def caption_split(run):
+def caption_validation(run, captioner):
     """Greedy captions of the validation images in the COCO results format."""
-    sentences = run.captioner.caption_features(run.val.features[run.val.rows], run.settings.max_len)
+    sentences = captioner.caption_features(run.val.features[run.val.rows], run.settings.max_len)
     return [{'image_id': run.val.dataset.image_ids[row], 'caption': sentence}
             for row, sentence in zip(run.val.rows, sentences, strict=True)]
 
@@ -341,9 +363,9 @@ def finish_epoch(run, train, val):
     if run.log[-1]['CIDEr'] >= max(line['CIDEr'] for line in run.log):
         best = model_state(run.encoder, run.decoder, run.vocab, *run.sizes)
         save_checkpoint(run.folder / 'best.pt', {**best, 'epoch': run.epoch, 'settings': asdict(run.settings)})
-    _save_last(run)
     with write_aside(run.folder / 'log.jsonl') as aside:
         aside.write_text(''.join(json.dumps(line) + '\n' for line in run.log))
+    _save_last(run)    # last: what is not in there is done again
     return run.log[-1]
 
 
@@ -373,10 +395,7 @@ def _restore(run, state):
 
 def final_scores(run):
     """Scores of the best epoch on the validation images, with intervals and diversity; kept in scores.json."""
-    best = load_captioner(run.folder / 'best.pt', run.device)
-    sentences = best.caption_features(run.val.features[run.val.rows], run.settings.max_len)
-    results = [{'image_id': run.val.dataset.image_ids[row], 'caption': sentence}
-               for row, sentence in zip(run.val.rows, sentences, strict=True)]
+    results = caption_validation(run, load_captioner(run.folder / 'best.pt', run.device))
     scores = {**score(results, run.references, draws=1000), 'diversity': diversity(results)}
     for file, content in (('captions_val.json', results), ('scores.json', scores)):
         with write_aside(run.folder / file) as aside:
@@ -387,7 +406,8 @@ def final_scores(run):
 def comparable_scores(run):
     """Scores of all finished runs on the same validation captions -> {folder name: scores}, the oldest first."""
     def data(folder):
-        return json.loads((folder / 'settings.json').read_text())['identity']['val data']
+        found = json.loads((folder / 'settings.json').read_text())['identity']
+        return found['val data'], found['val_images']
 
     files = sorted(run.folder.parent.glob('*/scores.json'), key=lambda file: file.stat().st_mtime)
     return {file.parent.name: json.loads(file.read_text()) for file in files if data(file.parent) == data(run.folder)}

@@ -126,6 +126,51 @@ def test_unreadable_images_are_listed_and_named_and_the_rest_computed(encoder, p
     assert get(encoder, paths, tmp_path)[1] == [2]
 
 
+def test_another_process_on_the_same_images_does_no_harm(encoder, paths, tmp_path, monkeypatch):
+    whole = np.array(get(encoder, paths, tmp_path / 'other')[0])
+    real, opened = scripts.features.load_image, []
+
+    def other_process_starts_and_ends(path):
+        opened.append(path)
+        if len(opened) == 5:
+            with monkeypatch.context() as patch:
+                patch.setattr(scripts.features, 'load_image', real)
+                patch.setattr(scripts.features.os, 'getpid', lambda: 4_000_000)
+                get(encoder, paths, tmp_path)
+        return real(path)
+
+    monkeypatch.setattr(scripts.features, 'load_image', other_process_starts_and_ends)
+    assert np.array_equal(get(encoder, paths, tmp_path)[0], whole)
+    monkeypatch.setattr(scripts.features, 'load_image', real)
+    assert np.array_equal(get(encoder, paths, tmp_path)[0], whole)
+
+
+@pytest.mark.parametrize('content', ['', '{}', '[]', '{"images": []'])
+def test_a_damaged_manifest_is_computed_again(encoder, paths, tmp_path, content):
+    whole = np.array(get(encoder, paths, tmp_path)[0])
+    manifest, = (tmp_path / 'cache').rglob('*.json')
+    manifest.write_text(content)
+    assert np.array_equal(get(encoder, paths, tmp_path)[0], whole)
+
+
+def test_equal_names_in_two_folders_are_two_images(encoder, tmp_path):
+    paths = [tmp_path / 'images' / folder / '1.bmp' for folder in 'ab']
+    for path, colour in zip(paths, ('red', 'white'), strict=True):
+        path.parent.mkdir(parents=True)
+        draw_square(path, colour)
+    before = np.array(get(encoder, paths, tmp_path)[0])
+    draw_square(tmp_path / 'images' / '2.bmp', 'blue')
+    after, _ = get(encoder, [*paths, tmp_path / 'images' / '2.bmp'], tmp_path)
+    assert np.array_equal(before, after[:2]) and not np.allclose(before[0], before[1], atol=0.02)
+
+
+def test_an_edit_of_forward_that_training_would_not_see_is_refused(encoder, paths, tmp_path):
+    forward = encoder.forward
+    encoder.forward = lambda images: forward(images) * 2
+    with pytest.raises(ValueError, match='EncoderCNN.forward'):
+        get(encoder, paths, tmp_path)
+
+
 def test_the_key_notices_weights_transform_precision_and_edits(encoder, monkeypatch):
     key = cache_key(encoder, TRANSFORM, torch.float32)
     assert key == cache_key(encoder, TRANSFORM, torch.float32)

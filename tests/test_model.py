@@ -103,6 +103,16 @@ def test_wrong_weights_are_named(options, words):
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+@pytest.mark.parametrize('content', [b'', b'junk', b'PK junk'])
+def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
+    (tmp_path / 'junk.pt').write_bytes(content)
+    with pytest.raises(ValueError, match='junk.pt'):
+        EncoderCNN(4, weights=tmp_path / 'junk.pt')
+    torch.save(torch.zeros(3), tmp_path / 'tensor.pt')
+    with pytest.raises(ValueError, match='tensor.pt'):
+        EncoderCNN(4, weights=tmp_path / 'tensor.pt')
+
+
 def test_a_failed_download_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')    # nobody listens there

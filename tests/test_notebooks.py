@@ -75,6 +75,8 @@ def test_a_cell_that_fails_is_told_in_one_line(executed):
     _, _, _, command = executed
     ran = command('scripts.notebooks', '--set', 'EPOCHS=missing_name')
     told = ran.stderr.strip().splitlines()[-1]
+    misspelled = command('scripts.notebooks', '--set', 'EPOCH=3')
+    assert misspelled.returncode == 1 and '--set EPOCH' in misspelled.stderr
     assert ran.returncode == 1 and told.startswith('error: 2_Training.ipynb stopped: NameError')
 
 

@@ -42,6 +42,11 @@ def test_pictures_fill_their_grid_with_texts_under_them(tmp_path, count, columns
     assert not red_rows[-30:].any()
 
 
+def test_an_unreadable_picture_is_a_grey_square(tmp_path):
+    (tmp_path / 'a.jpg').write_bytes(b'no picture')
+    assert share(pixels(show_images([tmp_path / 'a.jpg'], ['a'], columns=1)), (211, 211, 211)) > 0.3
+
+
 def test_coloured_texts(tmp_path):
     path = tmp_path / 'a.png'
     draw_square(path, 'white')

@@ -1,6 +1,7 @@
 """Training: what a batch is, what an epoch serves, resuming, run folders, checkpoints."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_dataset
+from torchvision.models import resnet18
 
 import model
 import scripts.train
@@ -17,6 +19,7 @@ from scripts.features import split_features
 from scripts.train import (
     Settings,
     caption_losses,
+    comparable_scores,
     final_scores,
     finish_epoch,
     learning_rate,
@@ -95,6 +98,12 @@ def test_unreadable_images_are_left_out_with_their_captions(settings, dataset):
     served = np.concatenate(run.train.epoch_batches(8, 1, 0, 0))
     assert len(served) == 50 and not {1, 4} & set(run.train.dataset.image_rows[served])
     assert len(run.val.rows) == 3 and all(np.isfinite(line['val_loss']) for line in run.log)
+
+
+def test_validation_takes_the_first_images_only(settings, isolated_root):
+    run = train(open_run(settings(val_images=3, epochs=1)))
+    assert len(run.val.rows) == 3 and len(run.val.indices) == 15 and len(run.val.features) == 3
+    assert run.references.image_ids == run.val.dataset.image_ids[:3]
 
 
 def test_a_folder_without_a_readable_image_says_so(settings, dataset):
@@ -189,6 +198,40 @@ def test_the_same_experiment_is_the_same_folder_and_a_change_is_another(settings
     assert open_run(settings(cocoapi_loc=str(other))).folder.name == 'squares-4'
 
 
+def test_other_weights_at_the_same_path_are_another_experiment(settings, tmp_path):
+    path = tmp_path / 'weights.pt'
+    torch.save(resnet18().state_dict(), path)
+    first = train(open_run(settings(epochs=1, weights=str(path)))).folder
+    torch.save(resnet18().state_dict(), path)
+    assert open_run(settings(epochs=1, weights=str(path))).folder != first
+
+
+def test_a_deleted_run_leaves_the_others_found(settings):
+    first, second = (open_run(settings(hidden_size=size)).folder for size in (24, 25))
+    shutil.rmtree(first)
+    assert open_run(settings(hidden_size=25)).folder == second
+    assert open_run(settings(hidden_size=26)).folder.name == 'squares-3'
+
+
+def test_it_trains_where_there_is_no_git(settings, monkeypatch):
+    monkeypatch.setenv('PATH', '')
+    folder = open_run(settings()).folder
+    assert json.loads((folder / 'settings.json').read_text())['revision'] is None
+
+
+def test_data_that_is_not_there_is_explained(settings, tmp_path):
+    with pytest.raises(FileNotFoundError, match='scripts.scenes'):
+        open_run(settings(cocoapi_loc=str(tmp_path / 'nowhere')))
+
+
+def test_runs_on_the_same_validation_captions_are_comparable(settings):
+    for changes in ({}, {'hidden_size': 25}, {'val_images': 2}):
+        run = train(open_run(settings(epochs=1, **changes)))
+        final_scores(run)
+    assert list(comparable_scores(run)) == ['squares-3']
+    assert list(comparable_scores(open_run(settings(epochs=1)))) == ['squares', 'squares-2']
+
+
 # ---- Checkpoints ----
 
 def test_a_checkpoint_is_all_that_is_needed_to_caption(settings, dataset):
@@ -210,6 +253,10 @@ def test_the_newest_run_on_the_same_data_is_found(settings, dataset, tmp_path):
     other = make_dataset(tmp_path / 'others', {'train': 6, 'val': 2, 'test': 1})
     second = train(open_run(settings(epochs=1, name='others', cocoapi_loc=str(other)))).folder
     assert latest_checkpoint(dataset) == first / 'best.pt' and latest_checkpoint() == second / 'best.pt'
+    third = train(open_run(settings(epochs=1, hidden_size=25))).folder
+    assert latest_checkpoint(dataset) == third / 'best.pt'
+    open_run(settings(epochs=1))    # back to the first, which is finished already
+    assert latest_checkpoint(dataset) == latest_checkpoint() == first / 'best.pt'
 
 
 @pytest.mark.parametrize(('damage', 'words'), [

@@ -68,6 +68,14 @@ def test_written_file_is_a_pickled_vocabulary_of_plain_attributes(tmp_path):
     assert again.word2idx == vocab.word2idx and again.idx2word == vocab.idx2word
 
 
+def test_paths_may_be_paths(tmp_path):
+    vocab = build(tmp_path, SENTENCES)
+    for _ in range(2):
+        Vocabulary(1, tmp_path / 'other.pkl', annotations_file=tmp_path / 'captions_train2014.json')
+        again = Vocabulary(None, tmp_path / 'other.pkl', vocab_from_file=True)
+    assert again.word2idx == vocab.word2idx
+
+
 def old_pickle(module_name, protocol, words, **attributes):
     """What an earlier repository wrote: an instance of its own class, which is not there when we read it."""
     module = types.ModuleType(module_name)
@@ -160,15 +168,17 @@ def test_tokens_are_split_once_and_again_when_damaged_or_changed(tmp_path):
         return tokenize(caption)
 
     first = caption_tokens(file, counting, tmp_path)
-    assert not calls    # the vocabulary has split them already
+    assert len(calls) == 1    # a probe: the vocabulary has split the captions already
     kept, = tmp_path.glob('*.tokens.npz')
     kept.write_bytes(kept.read_bytes()[:-40])
     with pytest.warns(UserWarning, match='damaged'):
         again = caption_tokens(file, counting, tmp_path)
-    assert len(calls) == len(SENTENCES)
+    assert len(calls) == 2 + len(SENTENCES)
     assert first[0] == again[0] and all(np.array_equal(a, b) for a, b in zip(first[1:], again[1:], strict=True))
     build(tmp_path, SENTENCES[:2])
     assert len(caption_tokens(file, counting, tmp_path)[2]) == 2
+    edited = caption_tokens(file, lambda caption: str(caption).split(), tmp_path)
+    assert edited[0][:2] == ['a', 'dog'] and 'beach.' in edited[0]
 
 
 def test_tokens_that_cannot_be_kept_are_still_given(tmp_path, monkeypatch):
