@@ -1,4 +1,4 @@
-"""What the notebooks and the command line share; each file is also a command: `python -m scripts.NAME --help`."""
+"""What notebooks and command line share. A file with a `main()` is a command: `python -m scripts.NAME --help`."""
 
 import contextlib
 import hashlib

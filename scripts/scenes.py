@@ -13,7 +13,6 @@ import functools
 import inspect
 import json
 import math
-import os
 import re
 import tempfile
 from collections import namedtuple
@@ -316,8 +315,7 @@ def draw_scenes(output='data/scenes', train=2000, val=400, test=400, seed=0, siz
         file = final / 'annotations/captions_test2014.json'
         if not file.exists() or json.loads(file.read_text()).get('info', {}).get('scenes') != settings:
             raise ValueError(f'{final} holds other data than {settings}: choose another --output or remove that folder')
-        print(f'{os.path.relpath(final)} holds these scenes already')
-        return Path(output)
+        return Path(output)    # they are there already
     Path(output).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.drawing-', dir=output) as aside:  # what is half drawn never looks whole
         folder, number = Path(aside, 'cocoapi'), 0
