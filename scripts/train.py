@@ -42,7 +42,7 @@ from scripts.checkpoint import (
     save_checkpoint,
     weights_file,
 )
-from scripts.evaluate import References, diversity, score
+from scripts.evaluate import References, diversity, format_scores, score
 from scripts.features import TRANSFORM, default_device, fast_dtype, split_features, weights_hash
 from vocabulary import Vocabulary
 
@@ -424,7 +424,7 @@ def main():
         entry = finish_epoch(run, train_one_epoch(run), validate(run))
         print(' '.join(f'{key} {value}' for key, value in entry.items()))
     _, scores = final_scores(run)
-    print({key: value for key, value in scores.items() if isinstance(value, float)})
+    print(format_scores({run.folder.name: scores}))
 
 
 if __name__ == '__main__':
