@@ -1,5 +1,7 @@
 """The feature cache: computed once, resumed after a kill, damaged files noticed, unreadable images left out."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -126,26 +128,30 @@ def test_unreadable_images_are_listed_and_named_and_the_rest_computed(encoder, p
     assert get(encoder, paths, tmp_path)[1] == [2]
 
 
-def test_another_process_on_the_same_images_does_no_harm(encoder, paths, tmp_path, monkeypatch):
+@pytest.mark.parametrize('stopped', [False, True])
+def test_another_process_on_the_same_images_does_no_harm(encoder, paths, tmp_path, monkeypatch, stopped):
     whole = np.array(get(encoder, paths, tmp_path / 'other')[0])
     real, opened = scripts.features.load_image, []
 
-    def other_process_starts_and_ends(path):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    def other_process_meanwhile(path):
         opened.append(path)
         if len(opened) == 5:
-            with monkeypatch.context() as patch:
-                patch.setattr(scripts.features, 'load_image', real)
+            with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+                patch.setattr(scripts.features, 'load_image', interrupted if stopped else real)
                 patch.setattr(scripts.features.os, 'getpid', lambda: 4_000_000)
                 get(encoder, paths, tmp_path)
         return real(path)
 
-    monkeypatch.setattr(scripts.features, 'load_image', other_process_starts_and_ends)
+    monkeypatch.setattr(scripts.features, 'load_image', other_process_meanwhile)
     assert np.array_equal(get(encoder, paths, tmp_path)[0], whole)
     monkeypatch.setattr(scripts.features, 'load_image', real)
     assert np.array_equal(get(encoder, paths, tmp_path)[0], whole)
 
 
-@pytest.mark.parametrize('content', ['', '{}', '[]', '{"images": []'])
+@pytest.mark.parametrize('content', ['', '{}', '[]', '{"images": []', '{"images": []}'])
 def test_a_damaged_manifest_is_computed_again(encoder, paths, tmp_path, content):
     whole = np.array(get(encoder, paths, tmp_path)[0])
     manifest, = (tmp_path / 'cache').rglob('*.json')
