@@ -8,6 +8,7 @@ Vinyals et al. 2015, Show and Tell: A Neural Image Caption Generator.
 Axes: B batch, T caption length, V vocabulary, E embedding, H hidden, C channels of the CNN, L layers of the LSTM.
 """
 
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -28,17 +29,22 @@ def stride_in_first_convolution(resnet):
 
 
 def load_backbone(name, weights):
-    """A torchvision ResNet without its classifier -> (module from (B, 3, 224, 224) to (B, C), C).
+    """A torchvision ResNet without its classifier, as a sequence of stages -> (nn.Sequential, feature size C).
 
-    weights: the shipped file, another file with a state dict, a torchvision weights name such as 'IMAGENET1K_V2', or
-    None for random weights. Raises ValueError or OSError that says what to do when they cannot be had.
+    The stages are stem, layer1, ..., layer4 and pool: together from images (B, 3, 224, 224) to features (B, C). The
+    last can be tuned while the first stay as they are. weights: the shipped file, another file with a state dict, a
+    torchvision weights name such as 'IMAGENET1K_V2', or None for random weights. Raises ValueError or OSError that says
+    what to do when they cannot be had.
     """
     if not name.startswith('resnet') or name not in torchvision.models.list_models():
         raise ValueError(f"backbone='{name}': expected a torchvision ResNet, such as 'resnet50' or 'resnet152'.")
-    backbone = torchvision.models.get_model(name)
-    feature_size, backbone.fc = backbone.fc.in_features, nn.Identity()
+    resnet = torchvision.models.get_model(name)
+    stages = nn.Sequential(OrderedDict(
+        stem=nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool),
+        layer1=resnet.layer1, layer2=resnet.layer2, layer3=resnet.layer3, layer4=resnet.layer4,
+        pool=nn.Sequential(resnet.avgpool, nn.Flatten())))
     if weights is None:
-        return backbone, feature_size
+        return stages, resnet.fc.in_features
     if Path(weights).is_file():
         try:
             state = torch.load(weights, map_location='cpu', weights_only=True)
@@ -46,7 +52,7 @@ def load_backbone(name, weights):
         except Exception as error:    # a damaged or foreign file raises many kinds
             raise ValueError(f"weights='{weights}' hold no state dict that can be read safely: {error}") from None
         if strides == 'v1':    # a file without the mark is torchvision's own kind
-            stride_in_first_convolution(backbone)
+            stride_in_first_convolution(resnet)
     else:
         try:
             state = torchvision.models.get_model_weights(name)[str(weights)].get_state_dict(progress=True)
@@ -57,10 +63,11 @@ def load_backbone(name, weights):
             raise OSError(f"weights='{weights}' could not be downloaded ({error}). Leave `weights` out for those that "
                           'ship with the repository, or download the file elsewhere and give its path.') from None
     try:
-        backbone.load_state_dict({key: value for key, value in state.items() if not key.startswith('fc.')})
+        classifier = {f'fc.{key}': value for key, value in resnet.fc.state_dict().items()}    # not used, any will do
+        resnet.load_state_dict({**state, **classifier})
     except RuntimeError as error:
         raise ValueError(f"weights='{weights}' do not fit backbone='{name}': {str(error)[:300]}") from None
-    return backbone, feature_size
+    return stages, resnet.fc.in_features
 
 
 class BatchNorm(nn.BatchNorm1d):

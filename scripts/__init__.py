@@ -1,11 +1,15 @@
 """What notebooks and command line share. A file with a `main()` is a command: `python -m scripts.NAME --help`."""
 
 import contextlib
+import glob
 import hashlib
 import os
+import platform
 import sys
-import tempfile
+import threading
 from pathlib import Path
+
+HOST = platform.node().split('.')[0]
 
 
 @contextlib.contextmanager
@@ -16,15 +20,28 @@ def write_aside(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
-    os.close(handle)
+    _remove_leftovers(path)
+    aside = path.with_name(f'.{path.name}.{HOST}.{os.getpid()}.{threading.get_ident()}.tmp')
+    aside.touch()
     try:
-        yield Path(aside)
+        yield aside
         os.chmod(aside, 0o666 & ~_umask())
         os.replace(aside, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
+        aside.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path):
+    """Remove what processes of this machine that were killed while they wrote `path` have left beside it."""
+    if os.name == 'nt':    # where os.kill would not ask but kill
+        return
+    for aside in path.parent.glob(glob.escape(f'.{path.name}.{HOST}.') + '*.tmp'):
+        try:
+            os.kill(int(aside.name.split('.')[-3]), 0)    # is it running? (0 is no signal)
+        except ProcessLookupError:
+            aside.unlink(missing_ok=True)
+        except (OSError, ValueError):    # of another user, or not named by us
+            continue
 
 
 def _umask():

@@ -7,6 +7,9 @@ A checkpoint holds plain tensors, lists, numbers and strings, so `torch.load(wei
 it is run. The frozen backbone is named there by its file and a hash of its weights, not stored again.
 """
 
+import importlib.util
+import inspect
+import os
 import pickle
 from pathlib import Path
 
@@ -32,7 +35,7 @@ class Captioner:
         """Features (B, C) float32 of PIL images or paths; OSError names a photo that cannot be read."""
         images = [load_image(image) if isinstance(image, (str, Path)) else as_seen(image) for image in images]
         batch = torch.stack([self.transform(image) for image in images]).to(self.device)
-        return encode(self.encoder.backbone.to(memory_format=torch.channels_last), batch, fast_dtype(self.device))
+        return encode(self.encoder.backbone, batch, fast_dtype(self.device))
 
     @torch.no_grad()
     def caption_features(self, features, max_len=20, beam_size=1, batch_size=256):
@@ -64,10 +67,10 @@ def latest_checkpoint(cocoapi_loc=None):
     return found[-1]
 
 
-def build_encoder(sizes):
+def build_encoder(sizes, classes=model):
     """EncoderCNN from its keyword arguments; a relative path of weights is one in the repository."""
     weights = sizes['weights']
-    return model.EncoderCNN(**{**sizes, 'weights': weights_file(weights) or weights})
+    return classes.EncoderCNN(**{**sizes, 'weights': weights_file(weights) or weights})
 
 
 def weights_file(weights):
@@ -76,19 +79,28 @@ def weights_file(weights):
     return path if path.is_file() else None
 
 
-def model_state(encoder, decoder, vocab, encoder_sizes, decoder_sizes):
-    """What rebuilds a model, as plain values. The sizes are the keyword arguments that made encoder and decoder."""
+def model_state(encoder, decoder, vocab, encoder_sizes, decoder_sizes, backbone_hash):
+    """What rebuilds a model, as plain values: of the backbone only what is tuned, and the hash of what it was before.
+
+    The sizes are the keyword arguments that made encoder and decoder.
+    """
+    frozen = {f'backbone.{name}' for stage in encoder.backbone.named_children() for name in _frozen(*stage)}
     return {
         'encoder': {
             'sizes': encoder_sizes,
-            'backbone_hash': weights_hash(encoder.backbone),
-            'state': {key: value for key, value in encoder.state_dict().items() if not key.startswith('backbone.')},
+            'backbone_hash': backbone_hash,
+            'state': {key: value for key, value in encoder.state_dict().items() if key not in frozen},
         },
         'decoder': {'sizes': decoder_sizes, 'state': decoder.state_dict()},
         'vocab': {'words': list(vocab.word2idx), 'start_word': vocab.start_word, 'end_word': vocab.end_word,
                   'unk_word': vocab.unk_word},
         'transform': TRANSFORM,
     }
+
+
+def _frozen(name, stage):
+    tuned = any(parameter.requires_grad for parameter in stage.parameters())
+    return [] if tuned else [f'{name}.{key}' for key in stage.state_dict()]
 
 
 def save_checkpoint(path, state):
@@ -111,28 +123,61 @@ def read_checkpoint(path):
     return state
 
 
+def check_fits(state, sizes, vocab, backbone_hash, path):
+    """Raise ValueError, both values shown, where a checkpoint has another encoder, other sizes or other words."""
+    pairs = []
+    for part, own in zip(('encoder', 'decoder'), sizes, strict=True):
+        found = state[part]['sizes']
+        pairs += [(f'{part} {key}', found.get(key), own.get(key)) for key in {**found, **own}]
+    pairs += [("hash of the backbone's weights", state['encoder']['backbone_hash'], backbone_hash)]
+    words, own = state['vocab']['words'], list(vocab.word2idx)
+    odd = next((i for i, pair in enumerate(zip(words, own, strict=False)) if pair[0] != pair[1]), None)
+    pairs += [('words in the vocabulary', len(words), len(own))]
+    pairs += [(f'word {odd}', words[odd], own[odd])] if odd is not None else []
+    differs = [f'{what}: {found} there, {expected} here' for what, found, expected in pairs
+               if found != expected and not what.endswith((' weights', ' dropout'))]
+    if differs:
+        raise ValueError(f'{path} does not fit: {"; ".join(differs)}.')
+
+
 def _load_state(module, state, what, path):
-    try:
-        missing, unexpected = module.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: its {what} does not fit today's model.py: {error}") from None
-    missing = [key for key in missing if not key.startswith('backbone.')]
-    if missing or unexpected:
-        raise ValueError(f"{path}: its {what} does not fit today's model.py: lacks {missing}, has {unexpected}. "
-                         'The model.py of the run lies beside the checkpoint.')
+    """Load weights; ValueError names those that today's classes lack, or have in another shape."""
+    own = {key: list(value.shape) for key, value in module.state_dict().items()}
+    found = {key: list(value.shape) for key, value in state.items()}
+    differs = [f'{key}: {found.get(key, "nothing")} there, {own.get(key, "nothing")} here' for key in {**found, **own}
+               if found.get(key) != own.get(key) and not (key.startswith('backbone.') and key not in found)]
+    if differs:
+        more = f' and {len(differs) - 8} more' if len(differs) > 8 else ''
+        raise ValueError(f'{path}: its {what} does not fit {os.path.relpath(inspect.getsourcefile(type(module)))} '
+                         f'({"; ".join(differs[:8])}{more}). The model.py of the run lies beside it: give it as '
+                         'model_file.')
+    module.load_state_dict(state, strict=False)
 
 
-def load_captioner(path, device=None):
+def load_model_file(path):
+    """The module in a file such as runs/NAME/model.py. This runs the file: give one that you trust."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'model_file {path} not found. Expected the model.py of a run.')
+    spec = importlib.util.spec_from_file_location(f'model_of_{Path(path).resolve().parent.name}', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_captioner(path, device=None, model_file=None):
     """Rebuild the captioner in a checkpoint, on `device` (default: cuda, else mps, else cpu).
 
-    Needs that file and the encoder weights that it names. FileNotFoundError and ValueError say what differs.
+    Needs that file and the encoder weights that it names. model_file: take the classes of that model.py (it is run)
+    instead of today's. FileNotFoundError and ValueError say what differs.
     """
     state = read_checkpoint(path)
+    classes = load_model_file(model_file) if model_file else model
     sizes = state['encoder']['sizes']
     try:
-        encoder, decoder = build_encoder(sizes), model.DecoderRNN(**state['decoder']['sizes'])
+        encoder, decoder = build_encoder(sizes, classes), classes.DecoderRNN(**state['decoder']['sizes'])
     except TypeError as error:
-        raise ValueError(f"{path} does not fit today's model.py: {error}. The run's own lies beside it.") from None
+        raise ValueError(f"{path} does not fit today's model.py: {error}. The run's own lies beside it: give it as "
+                         'model_file.') from None
     found, expected = weights_hash(encoder.backbone), state['encoder']['backbone_hash']
     if found != expected:
         raise ValueError(f"{path} was trained on a backbone with hash {expected}, but {sizes['weights']} has {found}. "

@@ -27,9 +27,10 @@ from scripts.annotations import read_annotations
 TRANSFORM = {'size': 224, 'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}    # ImageNet's, RGB in 0..1
 
 
-def make_transform(size, mean, std):
+def make_transform(size, mean, std, flip=False):
     """PIL image -> (3, size, size) float32: the whole image, squashed, because captions tell of the whole image."""
-    return transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(mean, std)])
+    steps = [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(mean, std)]
+    return transforms.Compose([transforms.RandomHorizontalFlip(1), *steps] if flip else steps)
 
 
 def default_device():
@@ -55,29 +56,34 @@ def weights_hash(module):
     return digest.hexdigest()[:16]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode(backbone, images, dtype):
-    """Features of a batch of images (B, 3, H, W): (B, C) float32, computed in `dtype` and channels_last."""
-    images = images.to(memory_format=torch.channels_last)
+    """Features of a batch of images (B, 3, H, W), or of what later stages read: (B, C) float32, computed in `dtype`."""
+    backbone, images = (what.to(memory_format=torch.channels_last) for what in (backbone, images))
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         return backbone(images).float()
 
 
-def cache_key(encoder, transform, dtype):
+def cache_key(encoder, transform, dtype, stages=None):
     """What the features depend on besides the images, as 12 digits. Notices an edit of EncoderCNN by a probe image.
 
     Raises ValueError if the encoder does more than `embed(backbone(images))`, which is what training computes.
     """
-    device = next(encoder.backbone.parameters()).device
+    backbone, device = _first(encoder, stages), next(encoder.backbone.parameters()).device
     x = torch.linspace(-2, 2, transform['size'], device=device)
     probe = torch.stack([torch.outer(x, x), torch.outer(x.sin(), x.cos()), torch.outer(x.exp(), -x)])    # (3, S, S)
-    answer = encode(encoder.backbone, probe[None], torch.float32)
-    _check_forward(encoder, probe[None], answer)
+    answer = encode(backbone, probe[None], torch.float32)
+    if stages is None:
+        _check_forward(encoder, probe[None], answer)
     answer = answer.flatten().cpu()
     mixed = answer @ torch.randn(len(answer), 8, generator=torch.Generator().manual_seed(0)) / len(answer) ** 0.5
     rounded = [f'{value:.2e}' for value in mixed.tolist()]    # so coarse that the number of threads makes no difference
-    parts = [rounded, list(answer.shape), weights_hash(encoder.backbone), transform, str(dtype)]
+    parts = [rounded, list(answer.shape), weights_hash(backbone), transform, str(dtype)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _first(encoder, stages):
+    return encoder.backbone if stages is None else encoder.backbone[:stages]
 
 
 @torch.no_grad()
@@ -106,11 +112,33 @@ class _Images(torch.utils.data.Dataset):
             return row, None, str(error)
 
 
+class AugmentedPhotos(torch.utils.data.Dataset):
+    """Photos flipped and cropped at random, for fine-tuning. Item: row -> (row, image (3, S, S)), where chance comes
+    from `seed`, a list of ints, and the row. OSError names a photo that cannot be read."""
+
+    def __init__(self, paths, transform, crop, seed):
+        self.paths, self.seed = paths, seed
+        size, mean, std = (transform[key] for key in ('size', 'mean', 'std'))
+        first = transforms.RandomResizedCrop(size, (crop, 1), antialias=True) if crop < 1 else transforms.Resize(
+            (size, size))
+        self.transform = transforms.Compose([first, transforms.RandomHorizontalFlip(), transforms.ToTensor(),
+                                             transforms.Normalize(mean, std)])
+
+    def __getitem__(self, row):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(np.random.default_rng([*self.seed, row]).integers(2 ** 62)))
+            return row, self.transform(load_image(self.paths[row]))
+
+
+def loading_workers(device):
+    """Processes that load photos: a CPU that encodes them has none to spare."""
+    return min(8, os.cpu_count() or 1) if torch.device(device).type == 'cuda' else 0
+
+
 def image_batches(paths, rows, transform, device, batch_size=32):
     """Yield (rows, images (B, 3, S, S) or None, errors [(row, message)]) over the images `rows` of `paths`."""
-    workers = min(8, os.cpu_count() or 1) if torch.device(device).type == 'cuda' else 0    # a CPU is busy encoding
     loader = torch.utils.data.DataLoader(_Images(paths, rows, transform), batch_size, collate_fn=list,
-                                         num_workers=workers)
+                                         num_workers=loading_workers(device))
     for batch in loader:
         good = [(row, image) for row, image, error in batch if error is None]
         images = torch.stack([image for _, image in good]).to(device) if good else None
@@ -133,24 +161,24 @@ def _kept_rows(folder, name):
                 if array_file.stem == manifest_file.stem and file_hash(array_file) != manifest['sha256']:
                     print(f'{array_file} is damaged (its checksum differs): its images are computed again')
                     continue
-                array = np.load(array_file)
-                values = array.reshape(len(array), -1)
-                done = ~np.isnan(values).any(1) & values.any(1)    # NaN or, after a power cut, zeros: not computed
-                rows.update((tuple(manifest['images'][row]), array[row]) for row in np.flatnonzero(done))
+                array = np.load(array_file, mmap_mode='r')
+                for row, value in enumerate(array):
+                    if value.any() and not np.isnan(value).any():    # NaN or, after a power cut, zeros: not computed
+                        rows[tuple(manifest['images'][row])] = value
     return rows
 
 
-def cached_features(encoder, paths, folder, name, transform=None, batch_size=32):
+def cached_features(encoder, paths, folder, name, transform=None, batch_size=32, stages=None):
     """Features of the images `paths`, from the cache under `folder` or computed now -> (features, unreadable).
 
     features: (N, C) float16, memory-mapped; the row of an unreadable image is NaN. unreadable: list of those rows,
     which are named in a printed message. An interrupted extraction continues where it was, and a changed image or one
-    more does not compute the others again.
+    more does not compute the others again. stages: only the backbone's first ones; features are then what they give.
     """
     transform = transform or TRANSFORM
     device = next(encoder.parameters()).device
     dtype = fast_dtype(device)
-    folder = Path(folder) / f'features-{cache_key(encoder, transform, dtype)}'
+    folder = Path(folder) / f'features-{cache_key(encoder, transform, dtype, stages)}'
     folder.mkdir(parents=True, exist_ok=True)
     paths = [Path(path) for path in paths]
     listing = _listing(paths)
@@ -165,7 +193,8 @@ def cached_features(encoder, paths, folder, name, transform=None, batch_size=32)
     kept = _kept_rows(folder, name)
     todo = [row for row, entry in enumerate(listing) if tuple(entry) not in kept]
     size = transform['size']
-    shape = encode(encoder.backbone, torch.zeros(1, 3, size, size, device=device), dtype).shape[1:]    # (C,)
+    backbone = _first(encoder, stages)
+    shape = encode(backbone, torch.zeros(1, 3, size, size, device=device), dtype).shape[1:]    # (C,)
     _write_manifest(manifest_file, listing)
     with write_aside(part) as aside:
         array = np.lib.format.open_memmap(aside, 'w+', np.float16, (len(paths), *shape))
@@ -173,7 +202,6 @@ def cached_features(encoder, paths, folder, name, transform=None, batch_size=32)
             array[row] = kept.get(tuple(entry), np.nan)    # NaN: not computed yet
         array.flush()
     unreadable = []
-    backbone = encoder.backbone.to(memory_format=torch.channels_last)
     with tqdm(total=len(paths), initial=len(paths) - len(todo), desc=f'features of {name}', unit=' images') as bar:
         for rows, images, errors in image_batches(paths, todo, transform, device, batch_size):
             if rows:
@@ -181,7 +209,7 @@ def cached_features(encoder, paths, folder, name, transform=None, batch_size=32)
             unreadable += [row for row, _ in errors]
             bar.update(len(rows) + len(errors))
     array.flush()
-    if np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(axis=1)).tolist() != sorted(unreadable):
+    if [row for row, value in enumerate(array) if np.isnan(value).any()] != sorted(unreadable):
         raise RuntimeError(f'{part}: some features are not a number. Does the encoder overflow float16?')
     with contextlib.suppress(FileNotFoundError):    # another process was first, and has tidied up
         _write_manifest(manifest_file, listing, unreadable, file_hash(part))
@@ -212,13 +240,17 @@ def _tell_unreadable(name, paths, unreadable):
         print(f'{name}: {len(unreadable)} of {len(paths)} images are missing or damaged and left out: {names}')
 
 
-def split_features(encoder, cocoapi_loc, split, limit=None):
-    """Features of the images of a split, or of its first `limit`, in file order -> (features, unreadable, entries)."""
+def split_features(encoder, cocoapi_loc, split, limit=None, stages=None, flip=False):
+    """Features of the images of a split, or of its first `limit`, in file order -> (features, unreadable, entries).
+
+    stages: as in cached_features. flip: of the images with left and right exchanged.
+    """
     images = read_annotations(annotation_file(cocoapi_loc, split), need_captions=False)['images']
     name = f'{split}2014' if limit is None or limit >= len(images) else f'{split}2014-{limit}'
     images = images[:limit]
     paths = [image_folder(cocoapi_loc, split) / entry['file_name'] for entry in images]
-    return *cached_features(encoder, paths, dataset_cache(cocoapi_loc), name), images
+    transform = {**TRANSFORM, 'flip': True} if flip else TRANSFORM
+    return *cached_features(encoder, paths, dataset_cache(cocoapi_loc), name, transform, stages=stages), images
 
 
 def main():

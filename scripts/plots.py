@@ -104,6 +104,25 @@ def plot_curves(log):
     return figure
 
 
+def plot_runs(logs):
+    """Learning curves of several runs, {name: log}: validation loss and CIDEr by epoch; the last one stands out."""
+    figure = Figure(figsize=(9, 3.4), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    for number, (name, log) in enumerate(logs.items()):
+        last = number == len(logs) - 1
+        style = {'color': ORANGE if last else matplotlib.colormaps['viridis'](0.85 * number / len(logs)),
+                 'lw': 2 if last else 1, 'ms': 3, 'marker': 'o', 'label': name}
+        epochs = [line['epoch'] for line in log]
+        left.plot(epochs, [line['val_loss'] for line in log], **style)
+        right.plot(epochs, [100 * line['CIDEr'] for line in log], **style)
+    left.set(xlabel='epoch', ylabel='validation loss, nats per word')
+    right.set(xlabel='epoch', ylabel='CIDEr of greedy captions, x100', ylim=(0, None))
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*right.get_legend_handles_labels(), loc='outside lower center', frameon=False, ncols=5, fontsize=8)
+    return figure
+
+
 def plot_likeliest_words(steps, words):
     """The likeliest words at each step. steps: lists of (id, probability), best first; words: {id: word}."""
     figure = Figure(figsize=(1.05 * len(steps) + 0.6, 2.4), layout='constrained')

@@ -1,25 +1,22 @@
-"""Train a captioner on cached features: settings, one epoch, validation, and the folder that records it all.
+"""Train a captioner: settings, one epoch, validation, and the run folder that records it all.
 
     python -m scripts.train --name scenes --epochs 15
+    torchrun --nproc-per-node 2 -m scripts.train --name scenes      # on several GPUs or machines
 
     run = open_run(Settings(name='scenes'))             # or continues it
-    while run.epoch < run.settings.epochs:
+    while not run.finished:
         finish_epoch(run, train_one_epoch(run), validate(run))
 
-runs/NAME/ then holds settings.json, model.py as it was, log.jsonl (a line an epoch), last.pt, best.pt and scores.json.
-Axes: B batch, T caption length, V vocabulary, C channels of a feature.
+Phase 'features' reads what the frozen encoder gave for each image, kept on disk. Phase 'tune', where it is asked for,
+goes on from the best of those with the encoder's last stages, through photos.
+Axes: B batch, T caption length, V vocabulary, C channels of a feature, N images.
 """
 
 import argparse
 import contextlib
-import hashlib
 import json
 import math
-import os
-import platform
-import re
 import signal
-import subprocess
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -27,26 +24,36 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 from tqdm import tqdm
 
 import model
 from data_loader import ROOT, CoCoDataset, annotation_file, dataset_cache, image_folder, resolve_cocoapi_loc
-from scripts import file_hash, run_main, write_aside
-from scripts.annotations import annotations_hash
+from scripts import distributed, run_main, write_aside
+from scripts.batches import IGNORED, Captions, EpochSampler
 from scripts.checkpoint import (
     Captioner,
     build_encoder,
+    check_fits,
     load_captioner,
     model_state,
     read_checkpoint,
     save_checkpoint,
-    weights_file,
 )
-from scripts.evaluate import References, diversity, format_scores, score
-from scripts.features import TRANSFORM, default_device, fast_dtype, split_features, weights_hash
+from scripts.compare import format_runs, read_runs
+from scripts.features import (
+    TRANSFORM,
+    AugmentedPhotos,
+    default_device,
+    encode,
+    fast_dtype,
+    image_batches,
+    loading_workers,
+    split_features,
+    weights_hash,
+)
+from scripts.runs import find_folder, identity, mark_opened, record
 from vocabulary import Vocabulary
-
-LONGEST = 100    # words of a caption that is trained on: one longer would pad its whole batch
 
 
 def setting(default, reason):
@@ -60,63 +67,41 @@ class Settings:
     name: str = setting('run', 'folder under runs/')
     cocoapi_loc: str | None = setting(None, 'folder that holds cocoapi/; default: $COCOAPI_LOC, here, or the scenes')
     seed: int = setting(0, 'of the first weights, the order of captions and dropout')
-    backbone: str = setting('resnet50', 'the frozen CNN: a torchvision ResNet')
+    start: str | None = setting(None, 'checkpoint whose weights are the first ones; default: random ones')
+    save_seconds: float = setting(60.0, 'work that a kill may lose')
+
+    backbone: str = setting('resnet50', 'the CNN: a torchvision ResNet')
     weights: str = setting('models/resnet50_v1_imagenet.pt', "the CNN's: a file, or a torchvision weights name")
     vocab_threshold: int = setting(5, 'a word must occur this often in the training captions')
     embed_size: int = setting(512, 'of a word, and of the image as the LSTM sees it')
     hidden_size: int = setting(512, 'of the LSTM')
     num_layers: int = setting(1, 'of the LSTM')
     dropout: float = setting(0.5, 'share of inputs and outputs of the LSTM that are dropped in training')
-    batch_size: int = setting(128, 'captions a step')
-    pool: int = setting(1, 'batches whose captions are sorted by length together; above 1 saves padding, and hurts')
-    epochs: int = setting(15, 'passes over all training captions')
+
+    batch_size: int = setting(128, 'captions a step, of all processes together')
+    length_groups: int = setting(0, 'parts of like length of a batch, to save padding; 0: four on a CPU, one on a GPU')
+    epochs: int = setting(15, 'passes over all training captions, on features of the frozen CNN')
     learning_rate: float = setting(2e-3, 'highest, reached after the warm-up; then it falls to 0 along a cosine')
     warmup: float = setting(0.05, 'share of the steps in which the learning rate rises from 0')
     weight_decay: float = setting(0.01, 'AdamW: pull of the weights towards 0')
     label_smoothing: float = setting(0.1, 'share of the target that is spread over all words')
     clip_norm: float = setting(5.0, 'longest gradient; longer ones are scaled down')
+
+    patience: int = setting(5, 'epochs without a better CIDEr after which a phase ends')
     val_images: int = setting(5000, 'images of the validation split that are used')
     max_len: int = setting(20, 'words of a generated caption, start and end included')
-    save_seconds: float = setting(60.0, 'work that a kill may lose')
+
+    tune_epochs: int = setting(0, 'passes over all training images after that, with the last stages of the CNN trained')
+    tune_stages: int = setting(1, 'stages of the CNN that are tuned, of the 4 of a ResNet')
+    tune_batch_size: int = setting(32, 'images a step, each with all its captions')
+    tune_learning_rate: float = setting(1e-4, 'highest of the tuned stages')
+    tune_head_rate: float = setting(2e-4, 'highest of the rest meanwhile')
+    tune_crop: float = setting(0.7, 'smallest share of a photo that is kept by random crops; 1: no crops')
+    tune_cache: bool = setting(False, 'keep on disk what the frozen stages give, flipped and not, and do not crop')
 
 
-class Captions:
-    """The captions of one split's first `limit` images with their features, as batches, without unreadable images."""
-
-    def __init__(self, dataset, features, unreadable, limit):
-        self.dataset = dataset
-        self.features = torch.from_numpy(np.array(features))                     # (N, C) float16, in memory
-        usable = np.ones(len(dataset.paths), bool)
-        usable[unreadable] = False
-        usable[limit:] = False
-        self.image_rows = dataset.image_rows
-        self.lengths = np.array(dataset.caption_lengths)
-        self.indices = np.flatnonzero(usable[self.image_rows] & (self.lengths <= LONGEST))      # that can be used
-        if too_long := int((self.lengths > LONGEST).sum()):
-            print(f'{too_long} captions of more than {LONGEST} words are left out')
-        with_caption = np.isin(np.arange(len(usable)), self.image_rows)
-        self.rows = np.flatnonzero(usable & with_caption)                        # images to caption and to score
-        if not len(self.indices):
-            raise ValueError(f'no image in {dataset.img_folder} could be read: nothing to train on.')
-
-    def epoch_batches(self, batch_size, pool, seed, epoch):
-        """Every caption once, as a list of index arrays; lengths are mixed, but alike within `pool` batches."""
-        random = np.random.default_rng([seed, epoch])
-        order = random.permutation(self.indices)
-        batches = []
-        for start in range(0, len(order), batch_size * pool):
-            together = order[start:start + batch_size * pool]
-            together = together[np.argsort(self.lengths[together], kind='stable')]
-            batches += np.split(together, range(batch_size, len(together), batch_size))
-        return [batches[i] for i in random.permutation(len(batches))]
-
-    def batch(self, indices, device):
-        """-> features (B, C) float32, captions (B, T), targets (B, T): -100 at position 0 and where padded."""
-        captions, lengths = self.dataset.padded_ids(indices)
-        position = torch.arange(captions.shape[1])
-        targets = captions.masked_fill((position == 0) | (position >= lengths[:, None]), -100)
-        features = self.features[torch.from_numpy(self.image_rows[indices])].float()
-        return features.to(device), captions.to(device), targets.to(device)
+GROUPS = {'name': 'run', 'backbone': 'model', 'batch_size': 'training on features', 'patience': 'validation',
+          'tune_epochs': 'fine-tuning of the CNN'}    # first setting of each group of flags
 
 
 @dataclass
@@ -126,15 +111,16 @@ class Run:
     settings: Settings
     folder: Path
     device: torch.device
-    encoder: torch.nn.Module
-    decoder: torch.nn.Module
+    encoder: nn.Module
+    decoder: nn.Module
     sizes: tuple                # keyword arguments of encoder and of decoder
+    backbone_hash: str          # of the encoder's weights before any tuning
     vocab: Vocabulary
     train: Captions
     val: Captions
-    references: References
-    parameters: list            # those that are trained
-    optimizer: torch.optim.Optimizer
+    references: object          # evaluate.References of the validation images; None in ranks other than 0
+    phase: str = 'features'     # or 'tune' or 'finished'
+    phase_epoch: int = 0        # finished epochs of this phase
     epoch: int = 0
     batch: int = 0
     sums: dict = field(default_factory=dict)    # of the epoch under way
@@ -142,11 +128,32 @@ class Run:
     saved_at: float = 0.0
 
     @property
+    def finished(self):
+        return self.phase == 'finished'
+
+    @property
     def captioner(self):
         return Captioner(self.encoder, self.decoder, self.vocab, TRANSFORM, self.device)
 
+    @property
+    def phase_epochs(self):
+        return self.settings.tune_epochs if self.phase == 'tune' else self.settings.epochs
 
-# ---- Opening a run: what identifies it, and its parts ----
+
+class Network(nn.Module):
+    """What one step computes from features or, through the tuned stages, from what these read."""
+
+    def __init__(self, encoder, decoder, tuned):
+        super().__init__()
+        self.tuned, self.embed, self.decoder = tuned, encoder.embed, decoder
+
+    def forward(self, inputs, texts):
+        """inputs: (B, ...). texts: pairs of rows of the inputs (b,) and captions (b, T). Returns scores (b, T, V)."""
+        embedded = self.embed(self.tuned(inputs))
+        return [self.decoder(embedded[rows], captions) for rows, captions in texts]
+
+
+# ---- Opening a run ----
 
 def read_split(settings, encoder, split):
     """Captions of 'train' or 'val' with their features, computed if they are not cached -> (Captions, Vocabulary)."""
@@ -156,36 +163,9 @@ def read_split(settings, encoder, split):
     vocab = Vocabulary(settings.vocab_threshold, vocab_file, annotations_file=annotations)    # quick: tokens are kept
     dataset = CoCoDataset(None, split, settings.batch_size, vocab, str(annotation_file(loc, split)),
                           image_folder(loc, split), str(cache))
-    features, unreadable, images = split_features(encoder, loc, split, settings.val_images if split == 'val' else None)
-    return Captions(dataset, features, unreadable, len(images)), vocab
-
-
-def identity(settings, source):
-    """What makes a run the one that it is: settings, the text of model.py, weights and data -> dict of plain values."""
-    loc, weights = resolve_cocoapi_loc(settings.cocoapi_loc), weights_file(settings.weights)
-    what = {key: value for key, value in asdict(settings).items() if key not in ('name', 'cocoapi_loc', 'save_seconds')}
-    what['model.py'] = hashlib.sha256(source.encode()).hexdigest()[:16]
-    what['content of weights'] = file_hash(weights)[:16] if weights else None
-    what |= {f'{split} data': annotations_hash(annotation_file(loc, split))[:16] for split in ('train', 'val')}
-    return what
-
-
-def find_folder(name, wanted):
-    """The folder of the run with the identity `wanted`, else the first free one of NAME, NAME-2, NAME-3, ..."""
-    before = None
-    taken = {int(match[1] or 1): folder for folder in (ROOT / 'runs').glob(f'{name}*')
-             if (match := re.fullmatch(re.escape(name) + r'(?:-(\d+))?', folder.name))
-             and (folder / 'settings.json').exists()}
-    for _, folder in sorted(taken.items()):
-        before = json.loads((folder / 'settings.json').read_text())['identity']
-        if before == wanted:
-            return folder
-    folder = ROOT / 'runs' / (f'{name}-{max(taken) + 1}' if taken else name)
-    if before:
-        changes = [f'{key}: {before.get(key)} -> {wanted.get(key)}' for key in {**before, **wanted}
-                   if before.get(key) != wanted.get(key)]
-        print(f'{folder.name}: a new run, since the one before differs in {"; ".join(changes)}')
-    return folder
+    limit = settings.val_images if split == 'val' else None
+    features, unreadable, _ = split_features(encoder, loc, split, limit)
+    return Captions.of_split(dataset, features, unreadable, limit), vocab
 
 
 def open_run(settings, device=None):
@@ -195,70 +175,84 @@ def open_run(settings, device=None):
     device = torch.device(device or default_device())
     source = Path(model.__file__).read_text()    # before the minutes of extraction, in which it may be edited
     what = identity(settings, source)
-    folder = find_folder(settings.name, what)
     torch.manual_seed(settings.seed)
     encoder_sizes = {'embed_size': settings.embed_size, 'backbone': settings.backbone, 'weights': settings.weights}
     encoder = build_encoder(encoder_sizes).to(device)
-    train, vocab = read_split(settings, encoder, 'train')
-    val, _ = read_split(settings, encoder, 'val')
+    backbone_hash = weights_hash(encoder.backbone)
+    distributed.from_first(lambda: [read_split(settings, encoder, split) for split in ('train', 'val')] and None)
+    (train, vocab), (val, _) = (read_split(settings, encoder, split) for split in ('train', 'val'))
     decoder_sizes = {'embed_size': settings.embed_size, 'hidden_size': settings.hidden_size, 'vocab_size': len(vocab),
                      'num_layers': settings.num_layers, 'dropout': settings.dropout, 'start_id': vocab.start_id,
                      'end_id': vocab.end_id}
     torch.manual_seed(settings.seed)    # again: how much chance was used up depends on what was in the cache
     decoder = model.DecoderRNN(**decoder_sizes).to(device)
-    image_ids = [val.dataset.image_ids[row] for row in val.rows]
-    references = References(annotation_file(resolve_cocoapi_loc(settings.cocoapi_loc), 'val'), image_ids)
-    trained = [p for p in (*encoder.parameters(), *decoder.parameters()) if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay,
-                                  fused=device.type in ('cuda', 'cpu'))
-    run = Run(settings, folder, device, encoder, decoder, (encoder_sizes, decoder_sizes), vocab, train, val, references,
-              trained, optimizer)
-    if (folder / 'last.pt').exists():
-        _restore(run, read_checkpoint(folder / 'last.pt'))
+    folder = distributed.from_first(lambda: find_folder(settings.name, what))
+    run = Run(settings, folder, device, encoder, decoder, (encoder_sizes, decoder_sizes), backbone_hash, vocab,
+              train.to(device), val.to(device), None if distributed.rank() else _references(settings, val))
+    last = folder / 'last.pt'
+    state = distributed.from_first(lambda: read_checkpoint(last) if last.exists() else None)
+    if state:
+        _restore(run, state)
         print(f'{folder.relative_to(ROOT)}: continues after {run.epoch} epochs and {run.batch} batches')
     else:
-        _record(run, what, source)
+        if settings.start:
+            _load_weights(run, distributed.from_first(lambda: read_checkpoint(ROOT / settings.start)), settings.start)
+        _enter(run, 'features')
+        trained, total = (sum(p.numel() for p in (*encoder.parameters(), *decoder.parameters())
+                              if p.requires_grad or frozen) for frozen in (False, True))
+        facts = {'device': str(device), 'ranks': distributed.ranks(), 'backbone_hash': backbone_hash,
+                 'parameters': [trained, total]}
+        distributed.from_first(lambda: record(folder, settings, what, source, **facts))
         print(f'{folder.relative_to(ROOT)}: a new run of {settings.epochs} epochs on {device}, '
-              f'{sum(p.numel() for p in trained) / 1e6:.1f} million trained weights')
-    os.utime(folder / 'settings.json')    # the run that 3_Inference and `sample` take
+              f'{trained / 1e6:.1f} million trained weights')
+    distributed.from_first(lambda: mark_opened(folder))
     return run
 
 
-def _record(run, what, source):
-    """Write what the run is made of: settings, revision, versions, hashes, and model.py."""
-    revision = None
-    with contextlib.suppress(OSError):    # no git here
-        git = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=ROOT, capture_output=True, text=True)
-        revision = git.stdout.strip() or None
-    versions = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
-    record = {'settings': asdict(run.settings), 'identity': what, 'revision': revision,
-              'backbone_hash': weights_hash(run.encoder.backbone), 'versions': versions,
-              'device': str(run.device), 'processor': platform.processor() or platform.machine()}
-    for file, content in (('model.py', source), ('settings.json', json.dumps(record, indent=1))):
-        with write_aside(run.folder / file) as aside:
-            aside.write_text(content)
+def _references(settings, val):
+    from scripts.evaluate import References  # here, because training must run without nltk and pycocoevalcap
+    file = annotation_file(resolve_cocoapi_loc(settings.cocoapi_loc), 'val')
+    return References(file, [val.image_ids[row] for row in val.rows])
+
+
+def _enter(run, phase):
+    """Set up a phase: what is trained, at which rates, and what a step goes through."""
+    settings, backbone = run.settings, run.encoder.backbone
+    tuned = backbone[len(backbone) - 1 - settings.tune_stages:] if phase == 'tune' else nn.Sequential()
+    tuned.requires_grad_(True)
+    rates = [(run.encoder.embed, settings.learning_rate), (run.decoder, settings.learning_rate)]
+    if phase == 'tune':
+        rates = [(part, settings.tune_head_rate) for part, _ in rates] + [(tuned, settings.tune_learning_rate)]
+    groups = [{'params': list(part.parameters()), 'lr': rate, 'highest': rate} for part, rate in rates]
+    run.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay,
+                                      fused=run.device.type in ('cuda', 'cpu'))
+    run.parameters = [parameter for group in groups for parameter in group['params']]
+    items, size = (run.train.rows, settings.tune_batch_size) if phase == 'tune' else (
+        run.train.indices, settings.batch_size)
+    run.sampler = EpochSampler(items, size, settings.seed, distributed.rank(), distributed.ranks())
+    run.network = distributed.parallel(Network(run.encoder, run.decoder, tuned), share=run.encoder.embed)
+    run.phase, run.tuned, run.phase_epoch = phase, tuned, 0
 
 
 # ---- Training ----
 
 def caption_losses(scores, targets):
-    """Scores (B, T, V) and targets (B, T), -100 where not scored -> sums over words: cross-entropy, smoothing, count.
+    """Scores (B, T, V) and targets (B, T), IGNORED where not scored -> sums over words: cross-entropy, smoothing.
 
-    The mean of the first over the count is the loss per word in nats; the second is the cross-entropy with the uniform
+    The mean of the first over the words is the loss in nats per word; the second is the cross-entropy with the uniform
     distribution over words, for label smoothing (Szegedy et al. 2016, Rethinking the Inception Architecture).
     """
-    scored = targets != -100
-    log_chances = F.log_softmax(scores[scored].float(), dim=-1)                           # (words, V)
-    cross_entropy = -log_chances.gather(1, targets[scored][:, None]).sum()
-    return cross_entropy, -log_chances.mean(dim=1).sum(), scored.sum()
+    log_chances = F.log_softmax(scores.float(), dim=-1)                                   # (B, T, V)
+    cross_entropy = F.nll_loss(log_chances.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction='sum')
+    return cross_entropy, -(log_chances.mean(dim=-1) * (targets != IGNORED)).sum()
 
 
-def learning_rate(settings, step, steps):
-    """Rises in a line over the warm-up, then falls along a cosine to 0 at the last of `steps`."""
-    warm = max(1, round(settings.warmup * steps))
+def learning_rate(step, steps, highest, warmup):
+    """Rises in a line over the warm-up, a share of the steps, then falls along a cosine to 0 at the last."""
+    warm = max(1, round(warmup * steps))
     if step < warm:
-        return settings.learning_rate * (step + 1) / warm
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        return highest * (step + 1) / warm
+    return highest * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def train_one_epoch(run):
@@ -267,53 +261,101 @@ def train_one_epoch(run):
     Keys: train_loss (nats per word, with dropout, without smoothing), gradient_norm, learning_rate (of the last step),
     captions_per_second.
     """
-    settings = run.settings
-    batches = run.train.epoch_batches(settings.batch_size, settings.pool, settings.seed, run.epoch)
-    steps = settings.epochs * len(batches)
+    settings, batches = run.settings, run.sampler.batches
+    run.sampler.set_epoch(run.epoch, run.batch)
     run.encoder.train()
     run.decoder.train()
     run.saved_at = time.monotonic()
-    progress = tqdm(total=len(run.train.indices), desc=f'epoch {run.epoch + 1}/{settings.epochs}', unit=' captions',
-                    initial=sum(map(len, batches[:run.batch])), mininterval=0.5)
+    norms = []
+    progress = tqdm(total=len(run.sampler.items), initial=run.sampler.bounds(run.batch)[0], mininterval=0.5,
+                    desc=f'epoch {run.epoch + 1}', unit=' images' if run.phase == 'tune' else ' captions',
+                    disable=distributed.rank() > 0)
     with progress, delayed_interrupt() as interrupted:
-        while run.batch < len(batches):
-            rate = learning_rate(settings, run.epoch * len(batches) + run.batch, steps)
+        start = time.perf_counter()
+        for items, inputs in _inputs(run):
             for group in run.optimizer.param_groups:
-                group['lr'] = rate
-            start = time.perf_counter()
-            _train_step(run, batches[run.batch])
-            run.sums['seconds'] = run.sums.get('seconds', 0.0) + time.perf_counter() - start
-            progress.update(len(batches[run.batch]))
+                group['lr'] = learning_rate(run.phase_epoch * batches + run.batch, batches * run.phase_epochs,
+                                            group['highest'], settings.warmup)
+            whole = run.sampler.whole(run.batch)
+            norms.append(_explained(_train_step, run, items, inputs, whole))
             run.batch += 1
-            if interrupted() or time.monotonic() - run.saved_at > settings.save_seconds:
-                progress.set_postfix(loss=f'{float(run.sums["loss"]) / float(run.sums["words"]):.3f}')
+            now = time.perf_counter()
+            run.sums['seconds'], start = run.sums.get('seconds', 0.0) + now - start, now
+            progress.update(len(whole))
+            due = interrupted() or time.monotonic() - run.saved_at > settings.save_seconds
+            if due or run.batch == batches or len(norms) == 50:    # not each time: it waits for the GPU
+                _check_finite(run, norms)
+                progress.set_postfix(loss=f'{float(run.sums["loss"]) / run.sums["words"]:.3f}')
+            if due:
                 _save_last(run)
             if interrupted():
                 print(f'interrupted and saved after {run.epoch} epochs and {run.batch} batches: run again to continue')
                 raise KeyboardInterrupt
-    return {'train_loss': float(run.sums['loss']) / float(run.sums['words']),
-            'gradient_norm': float(run.sums['norm']) / len(batches),
-            'learning_rate': run.optimizer.param_groups[0]['lr'],
-            'captions_per_second': len(run.train.indices) / run.sums['seconds']}
+    return {'phase': run.phase, 'train_loss': float(run.sums['loss']) / run.sums['words'],
+            'gradient_norm': float(run.sums['norm']) / batches, 'learning_rate': run.optimizer.param_groups[-1]['lr'],
+            'captions_per_second': run.sums['captions'] / run.sums['seconds']}
 
 
-def _train_step(run, indices):
-    features, captions, targets = run.train.batch(indices, run.device)
+def _inputs(run):
+    """What is left of the epoch, batch by batch: this rank's items, and what the network reads in the phase 'tune'."""
+    if run.phase == 'features':
+        return ((items, None) for items in run.sampler)
+    return tuning_batches(run)
+
+
+def _train_step(run, items, inputs, whole):
+    """One step on this rank's items (captions, or images with all their captions) of the whole batch -> gradient norm.
+
+    Chance is set from the seed and the step, so that a run resumed in the middle needs no state of it.
+    """
+    settings, train = run.settings, run.train
+    step = (settings.seed * 1_000_003 + run.epoch * run.sampler.batches + run.batch) * distributed.ranks()
+    torch.manual_seed(step + distributed.rank())
+    groups = settings.length_groups or (1 if run.device.type == 'cuda' else 4)
+    if run.phase == 'features':
+        inputs, texts = train.batch(items, groups)
+        captions = whole
+    else:
+        captions = train.of_images(whole)
+        texts = train.image_texts(items, groups)
+    words = int(train.lengths[captions].sum()) - len(captions)    # of all ranks; the start word is not scored
     dtype = fast_dtype(run.device)
     with torch.autocast(run.device.type, dtype, enabled=dtype != torch.float32):
-        scores = run.decoder(run.encoder.embed(features), captions)
-    cross_entropy, smoothing, words = caption_losses(scores, targets)
-    smooth = run.settings.label_smoothing
+        scores = run.network(inputs, [(rows, captions) for rows, captions, _ in texts])
+    losses = [caption_losses(own, targets) for own, (_, _, targets) in zip(scores, texts, strict=True)]
+    cross_entropy, smoothing = (sum(parts) for parts in zip(*losses, strict=True))
+    smooth = settings.label_smoothing
     loss = ((1 - smooth) * cross_entropy + smooth * smoothing) / words
     run.optimizer.zero_grad()
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(run.parameters, run.settings.clip_norm)
-    if not torch.isfinite(norm):
-        raise RuntimeError(f'epoch {run.epoch + 1}, batch {run.batch + 1}: loss {loss.item()} and gradient norm '
-                           f'{norm.item()} are not finite. Lower the learning rate? last.pt is from before.')
+    (loss * distributed.ranks()).backward()    # DistributedDataParallel takes the mean over ranks; the sum is meant
+    norm = torch.nn.utils.clip_grad_norm_(run.parameters, settings.clip_norm)
     run.optimizer.step()
-    for key, value in (('loss', cross_entropy.detach()), ('words', words), ('norm', norm)):
+    total = distributed.total(cross_entropy.detach())
+    for key, value in (('loss', total), ('words', words), ('captions', len(captions)), ('norm', norm)):
         run.sums[key] = run.sums.get(key, 0) + value
+    return norm
+
+
+def _explained(step, run, *args):
+    """Do a step; where memory does not suffice, say which setting to lower."""
+    try:
+        return step(run, *args)
+    except RuntimeError as error:    # torch.OutOfMemoryError is one, and processors raise it plain
+        if 'out of memory' not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        name = 'tune_batch_size' if run.phase == 'tune' else 'batch_size'
+        raise RuntimeError(f'out of memory in epoch {run.epoch + 1}, batch {run.batch + 1}: lower {name} (now '
+                           f'{getattr(run.settings, name)}). {str(error)[:120]}') from None
+
+
+def _check_finite(run, norms):
+    """Stop where a gradient norm of the last batches is not a number; empties the list."""
+    values = torch.stack(norms).tolist()
+    norms.clear()
+    for batch, value in enumerate(values, run.batch - len(values) + 1):
+        if not math.isfinite(value):
+            raise RuntimeError(f'epoch {run.epoch + 1}, batch {batch}: loss and gradient are not finite (the norm is '
+                               f'{value}). Lower the learning rate? last.pt is from before.')
 
 
 @contextlib.contextmanager
@@ -331,16 +373,58 @@ def delayed_interrupt():
         signal.signal(signal.SIGINT, before)
 
 
+# ---- Fine-tuning: the tuned stages read what the frozen ones give for photos ----
+
+def tuning_batches(run):
+    """What is left of an epoch of the phase 'tune': yields this rank's rows of images, and inputs of the tuned stages.
+
+    Photos are flipped and cropped at random and go through the frozen stages; or what these give is read from disk.
+    """
+    settings, frozen = run.settings, run.encoder.backbone[:-len(run.tuned)]
+    if settings.tune_cache:
+        loc = resolve_cocoapi_loc(settings.cocoapi_loc)
+        kept = [split_features(run.encoder, loc, 'train', stages=len(frozen), flip=flip)[0] for flip in (False, True)]
+        for batch, rows in enumerate(run.sampler, run.batch):
+            views = np.random.default_rng([settings.seed, run.epoch, batch]).integers(2, size=len(rows))
+            inputs = np.stack([kept[view][row] for view, row in zip(views, rows, strict=True)])
+            yield rows, torch.from_numpy(inputs).to(run.device).float()
+    else:
+        photos = AugmentedPhotos(run.train.paths, TRANSFORM, settings.tune_crop, [settings.seed, run.epoch])
+        for rows, images in torch.utils.data.DataLoader(photos, batch_sampler=run.sampler,
+                                                        num_workers=loading_workers(run.device)):
+            yield rows.numpy(), encode(frozen, images.to(run.device), fast_dtype(run.device))
+
+
+def tuned_features(run):
+    """Features of the validation images as the encoder gives them now, (N, C) float16; 0 where there is none."""
+    features = torch.zeros_like(run.val.features)
+    for rows, images, _ in image_batches(run.val.paths, run.val.rows, TRANSFORM, run.device):
+        features[rows] = encode(run.encoder.backbone, images, fast_dtype(run.device)).to(features.dtype)
+    return features
+
+
+# ---- Validation ----
+
 @torch.no_grad()
 def validate(run):
     """Loss on the validation captions, and scores of greedy captions of their images -> dict, to log."""
+    return distributed.from_first(lambda: _validate(run))
+
+
+def _validate(run):
     run.encoder.eval()
     run.decoder.eval()
+    if run.phase == 'tune':
+        run.val.features = tuned_features(run)
     total, words = 0.0, 0
     for start in range(0, len(run.val.indices), 512):
-        features, captions, targets = run.val.batch(run.val.indices[start:start + 512], run.device)
-        cross_entropy, _, count = caption_losses(run.decoder(run.encoder.embed(features), captions), targets)
-        total, words = total + cross_entropy.item(), words + count.item()
+        indices = run.val.indices[start:start + 512]
+        features, texts = run.val.batch(indices, groups=4)
+        embedded = run.encoder.embed(features)
+        for rows, captions, targets in texts:
+            total += caption_losses(run.decoder(embedded[rows], captions), targets)[0].item()
+        words += int(run.val.lengths[indices].sum()) - len(indices)
+    from scripts.evaluate import score
     scores = score(caption_validation(run, run.captioner), run.references)
     kept = {key: scores[key] for key in ('BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'ROUGE-L', 'CIDEr')}
     return {'val_loss': total / words, **kept}
@@ -349,53 +433,91 @@ def validate(run):
 def caption_validation(run, captioner):
     """Greedy captions of the validation images in the COCO results format."""
     sentences = captioner.caption_features(run.val.features[run.val.rows], run.settings.max_len)
-    return [{'image_id': run.val.dataset.image_ids[row], 'caption': sentence}
+    return [{'image_id': run.val.image_ids[row], 'caption': sentence}
             for row, sentence in zip(run.val.rows, sentences, strict=True)]
 
 
 # ---- Keeping ----
 
 def finish_epoch(run, train, val):
-    """Log the epoch, keep it as best.pt if its CIDEr is the highest so far, and as last.pt."""
+    """Log the epoch, keep it as best.pt if its CIDEr is the highest so far, and as last.pt; end a phase that is over.
+
+    A phase is over after its epochs, or after `patience` of them without a better CIDEr.
+    """
     entry = {'epoch': run.epoch + 1, **train, **val, 'train_seconds': round(run.sums['seconds'], 2)}
     run.log.append({key: round(value, 5) if isinstance(value, float) else value for key, value in entry.items()})
-    run.epoch, run.batch, run.sums = run.epoch + 1, 0, {}
-    if run.log[-1]['CIDEr'] >= max(line['CIDEr'] for line in run.log):
-        best = model_state(run.encoder, run.decoder, run.vocab, *run.sizes)
-        save_checkpoint(run.folder / 'best.pt', {**best, 'epoch': run.epoch, 'settings': asdict(run.settings)})
-    with write_aside(run.folder / 'log.jsonl') as aside:
-        aside.write_text(''.join(json.dumps(line) + '\n' for line in run.log))
+    run.epoch, run.phase_epoch, run.batch, run.sums = run.epoch + 1, run.phase_epoch + 1, 0, {}
+    best = max(run.log, key=lambda line: line['CIDEr'])
+    if best is run.log[-1]:
+        state = {**_model_state(run), 'epoch': run.epoch, 'settings': asdict(run.settings)}
+        distributed.from_first(lambda: save_checkpoint(run.folder / 'best.pt', state))
+    if run.phase_epoch == run.phase_epochs or run.epoch - max(
+            best['epoch'], run.epoch - run.phase_epoch) >= run.settings.patience:
+        _next_phase(run)
+    distributed.from_first(lambda: _write_log(run))
     _save_last(run)    # last: what is not in there is done again
     return run.log[-1]
 
 
+def _write_log(run):
+    with write_aside(run.folder / 'log.jsonl') as aside:
+        aside.write_text(''.join(json.dumps(line) + '\n' for line in run.log))
+
+
+def _next_phase(run):
+    if run.phase_epoch < run.phase_epochs:
+        print(f'no better CIDEr in {run.settings.patience} epochs: phase {run.phase!r} ends after {run.phase_epoch}')
+    if run.phase == 'features' and run.settings.tune_epochs:
+        path = run.folder / 'best.pt'
+        _load_weights(run, distributed.from_first(lambda: read_checkpoint(path)), path)
+        _enter(run, 'tune')
+    else:
+        run.phase = 'finished'
+
+
+def _model_state(run):
+    return model_state(run.encoder, run.decoder, run.vocab, *run.sizes, run.backbone_hash)
+
+
 def _save_last(run):
-    """Everything that the rest of the run depends on."""
-    progress = {'epoch': run.epoch, 'batch': run.batch, 'log': run.log,
-                'sums': {key: torch.as_tensor(value).item() for key, value in run.sums.items()}}
-    random = {'cpu': torch.get_rng_state()}
-    if run.device.type == 'cuda':
-        random['cuda'] = torch.cuda.get_rng_state(run.device)
-    save_checkpoint(run.folder / 'last.pt', {
-        **model_state(run.encoder, run.decoder, run.vocab, *run.sizes), 'settings': asdict(run.settings),
-        'optimizer': run.optimizer.state_dict(), 'progress': progress, 'random': random})
+    """Everything that the rest of the run depends on. Chance is not in there: it comes from the seed and the step."""
     run.saved_at = time.monotonic()
+    if distributed.rank():
+        return
+    progress = {key: getattr(run, key) for key in ('phase', 'phase_epoch', 'epoch', 'batch', 'log')}
+    progress['sums'] = {key: torch.as_tensor(value).item() for key, value in run.sums.items()}
+    save_checkpoint(run.folder / 'last.pt', {**_model_state(run), 'settings': asdict(run.settings),
+                                             'optimizer': run.optimizer.state_dict(), 'progress': progress})
+
+
+def _load_weights(run, state, path):
+    check_fits(state, run.sizes, run.vocab, run.backbone_hash, path)
+    run.encoder.load_state_dict(state['encoder']['state'], strict=False)    # the frozen stages are not in there
+    run.decoder.load_state_dict(state['decoder']['state'])
 
 
 def _restore(run, state):
-    run.encoder.load_state_dict(state['encoder']['state'], strict=False)    # the backbone is not in there
-    run.decoder.load_state_dict(state['decoder']['state'])
+    progress = state['progress']
+    _enter(run, 'tune' if len(state['optimizer']['param_groups']) > 2 else 'features')
+    _load_weights(run, state, run.folder / 'last.pt')
     run.optimizer.load_state_dict(state['optimizer'])
-    for key, value in state['progress'].items():
+    for key, value in progress.items():
         setattr(run, key, value)
-    torch.set_rng_state(state['random']['cpu'])
-    if run.device.type == 'cuda' and 'cuda' in state['random']:
-        torch.cuda.set_rng_state(state['random']['cuda'], run.device)
 
 
 def final_scores(run):
     """Scores of the best epoch on the validation images, with intervals and diversity; kept in scores.json."""
-    results = caption_validation(run, load_captioner(run.folder / 'best.pt', run.device))
+    return distributed.from_first(lambda: _final_scores(run))
+
+
+def _final_scores(run):
+    from scripts.evaluate import diversity, score
+    captioner = load_captioner(run.folder / 'best.pt', run.device)
+    if run.settings.tune_epochs:
+        loc = resolve_cocoapi_loc(run.settings.cocoapi_loc)
+        run.val.features = torch.from_numpy(np.array(split_features(
+            captioner.encoder, loc, 'val', limit=run.settings.val_images)[0])).to(run.device)
+    results = caption_validation(run, captioner)
     scores = {**score(results, run.references, draws=1000), 'diversity': diversity(results)}
     for file, content in (('captions_val.json', results), ('scores.json', scores)):
         with write_aside(run.folder / file) as aside:
@@ -403,28 +525,25 @@ def final_scores(run):
     return results, scores
 
 
-def comparable_scores(run):
-    """Scores of all finished runs on the same validation captions -> {folder name: scores}, the oldest first."""
-    def data(folder):
-        found = json.loads((folder / 'settings.json').read_text())['identity']
-        return found['val data'], found['val_images']
-
-    files = sorted(run.folder.parent.glob('*/scores.json'), key=lambda file: file.stat().st_mtime)
-    return {file.parent.name: json.loads(file.read_text()) for file in files if data(file.parent) == data(run.folder)}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--device', help='cuda, mps or cpu (default: the first of these that is there)')
     for entry in fields(Settings):
+        if entry.name in GROUPS:
+            group = parser.add_argument_group(GROUPS[entry.name])
         kind = str if entry.default is None else type(entry.default)
-        parser.add_argument('--' + entry.name.replace('_', '-'), type=kind, default=entry.default,
-                            help=f'{entry.metadata["help"]} (default: {entry.default})')
-    run = open_run(Settings(**vars(parser.parse_args())))
-    while run.epoch < run.settings.epochs:
+        more = {'action': argparse.BooleanOptionalAction} if kind is bool else {'type': kind}
+        group.add_argument('--' + entry.name.replace('_', '-'), default=entry.default, **more,
+                           help=f'{entry.metadata["help"]} (default: {entry.default})')
+    settings = vars(parser.parse_args())
+    device = distributed.connect() or settings['device']
+    del settings['device']
+    run = open_run(Settings(**settings), device)
+    while not run.finished:
         entry = finish_epoch(run, train_one_epoch(run), validate(run))
-        print(' '.join(f'{key} {value}' for key, value in entry.items()))
-    _, scores = final_scores(run)
-    print(format_scores({run.folder.name: scores}))
+        print(' '.join(f'{key} {value}' for key, value in entry.items()), flush=True)
+    final_scores(run)
+    print(distributed.from_first(lambda: format_runs(read_runs(like=run.folder))))
 
 
 if __name__ == '__main__':

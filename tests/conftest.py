@@ -75,8 +75,10 @@ def isolated_root(tmp_path, monkeypatch):
     """Runs and caches go to a temporary folder instead of the repository's."""
     import data_loader
     import scripts.checkpoint
+    import scripts.compare
+    import scripts.runs
     import scripts.train
     root = tmp_path / 'root'
-    for module in (data_loader, scripts.checkpoint, scripts.train):
+    for module in (data_loader, scripts.checkpoint, scripts.compare, scripts.runs, scripts.train):
         monkeypatch.setattr(module, 'ROOT', root)
     return Path(root)
