@@ -91,7 +91,7 @@ class EncoderCNN(nn.Module):
         super().__init__()
         self.backbone, feature_size = load_backbone(backbone, weights)
         self.backbone.requires_grad_(False)
-        self.embed = nn.Sequential(nn.Linear(feature_size, embed_size), BatchNorm(embed_size))
+        self.embed = nn.Sequential(nn.Linear(feature_size, embed_size, bias=False), BatchNorm(embed_size))
         self.train()
 
     def train(self, mode=True):

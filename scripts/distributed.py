@@ -33,6 +33,13 @@ def connect():
     return device
 
 
+def disconnect():
+    """Leave together: a process that ends while others still talk to it makes these fail."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def rank():
     return dist.get_rank() if dist.is_initialized() else 0
 

@@ -197,7 +197,7 @@ def open_run(settings, device=None):
     else:
         if settings.start:
             _load_weights(run, distributed.from_first(lambda: read_checkpoint(ROOT / settings.start)), settings.start)
-        _enter(run, 'features')
+        enter_phase(run, 'features')
         trained, total = (sum(p.numel() for p in (*encoder.parameters(), *decoder.parameters())
                               if p.requires_grad or frozen) for frozen in (False, True))
         facts = {'device': str(device), 'ranks': distributed.ranks(), 'backbone_hash': backbone_hash,
@@ -215,7 +215,7 @@ def _references(settings, val):
     return References(file, [val.image_ids[row] for row in val.rows])
 
 
-def _enter(run, phase):
+def enter_phase(run, phase):
     """Set up a phase: what is trained, at which rates, and what a step goes through."""
     settings, backbone = run.settings, run.encoder.backbone
     tuned = backbone[len(backbone) - 1 - settings.tune_stages:] if phase == 'tune' else nn.Sequential()
@@ -277,7 +277,7 @@ def train_one_epoch(run):
                 group['lr'] = learning_rate(run.phase_epoch * batches + run.batch, batches * run.phase_epochs,
                                             group['highest'], settings.warmup)
             whole = run.sampler.whole(run.batch)
-            norms.append(_explained(_train_step, run, items, inputs, whole))
+            norms.append(_explained(train_step, run, items, inputs, whole))
             run.batch += 1
             now = time.perf_counter()
             run.sums['seconds'], start = run.sums.get('seconds', 0.0) + now - start, now
@@ -303,7 +303,7 @@ def _inputs(run):
     return tuning_batches(run)
 
 
-def _train_step(run, items, inputs, whole):
+def train_step(run, items, inputs, whole):
     """One step on this rank's items (captions, or images with all their captions) of the whole batch -> gradient norm.
 
     Chance is set from the seed and the step, so that a run resumed in the middle needs no state of it.
@@ -470,7 +470,7 @@ def _next_phase(run):
     if run.phase == 'features' and run.settings.tune_epochs:
         path = run.folder / 'best.pt'
         _load_weights(run, distributed.from_first(lambda: read_checkpoint(path)), path)
-        _enter(run, 'tune')
+        enter_phase(run, 'tune')
     else:
         run.phase = 'finished'
 
@@ -498,7 +498,7 @@ def _load_weights(run, state, path):
 
 def _restore(run, state):
     progress = state['progress']
-    _enter(run, 'tune' if len(state['optimizer']['param_groups']) > 2 else 'features')
+    enter_phase(run, 'tune' if len(state['optimizer']['param_groups']) > 2 else 'features')
     _load_weights(run, state, run.folder / 'last.pt')
     run.optimizer.load_state_dict(state['optimizer'])
     for key, value in progress.items():
@@ -544,6 +544,7 @@ def main():
         print(' '.join(f'{key} {value}' for key, value in entry.items()), flush=True)
     final_scores(run)
     print(distributed.from_first(lambda: format_runs(read_runs(like=run.folder))))
+    distributed.disconnect()
 
 
 if __name__ == '__main__':

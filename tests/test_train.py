@@ -118,7 +118,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch(settings):
 def test_interrupted_and_resumed_equals_never_stopped_to_the_bit(settings, monkeypatch):
     whole = train(open_run(settings(name='whole', save_seconds=0)))
     run = open_run(settings(name='stopped', save_seconds=0))
-    step, steps = scripts.train._train_step, []
+    step, steps = scripts.train.train_step, []
 
     def killed_at(count):
         def stepping(*args):
@@ -129,11 +129,11 @@ def test_interrupted_and_resumed_equals_never_stopped_to_the_bit(settings, monke
         return stepping
 
     for count in (3, 9, 13):    # in the first epoch, at its end, in the second
-        monkeypatch.setattr(scripts.train, '_train_step', killed_at(count))
+        monkeypatch.setattr(scripts.train, 'train_step', killed_at(count))
         with pytest.raises(SystemError):
             train(run)
         run = open_run(settings(name='stopped', save_seconds=0))
-    monkeypatch.setattr(scripts.train, '_train_step', step)
+    monkeypatch.setattr(scripts.train, 'train_step', step)
     train(run)
     assert torch.equal(weights(run), weights(whole))
     keys = ('train_loss', 'val_loss', 'CIDEr', 'gradient_norm', 'learning_rate')
@@ -144,18 +144,18 @@ def test_interrupted_and_resumed_equals_never_stopped_to_the_bit(settings, monke
 def test_the_stop_button_saves_and_running_again_continues(settings, monkeypatch, capsys):
     whole = train(open_run(settings(name='whole')))
     run = open_run(settings(name='stopped'))
-    step = scripts.train._train_step
+    step = scripts.train.train_step
 
     def pressed(*args):
         if run.batch == 4:
             signal.raise_signal(signal.SIGINT)
         return step(*args)
 
-    monkeypatch.setattr(scripts.train, '_train_step', pressed)
+    monkeypatch.setattr(scripts.train, 'train_step', pressed)
     with pytest.raises(KeyboardInterrupt):
         train(run)
     assert 'saved after 0 epochs and 5 batches' in capsys.readouterr().out
-    monkeypatch.setattr(scripts.train, '_train_step', step)
+    monkeypatch.setattr(scripts.train, 'train_step', step)
     assert torch.equal(weights(train(open_run(settings(name='stopped')))), weights(whole))
 
 
@@ -163,7 +163,7 @@ def test_the_stop_button_saves_and_running_again_continues(settings, monkeypatch
 def test_fine_tuning_stopped_and_resumed_equals_never_stopped_to_the_bit(settings, monkeypatch, cache):
     changes = {'epochs': 1, 'tune_epochs': 2, 'tune_batch_size': 5, 'tune_cache': cache, 'save_seconds': 0}
     whole = train(open_run(settings(name='whole', **changes)))
-    run, step = open_run(settings(name='stopped', **changes)), scripts.train._train_step
+    run, step = open_run(settings(name='stopped', **changes)), scripts.train.train_step
 
     def killed(run, *args):
         if run.phase == 'tune' and run.phase_epoch == 1 and run.batch == 1 and not killed.done:
@@ -172,7 +172,7 @@ def test_fine_tuning_stopped_and_resumed_equals_never_stopped_to_the_bit(setting
         return step(run, *args)
 
     killed.done = False
-    monkeypatch.setattr(scripts.train, '_train_step', killed)
+    monkeypatch.setattr(scripts.train, 'train_step', killed)
     with pytest.raises(SystemError):
         train(run)
     run = train(open_run(settings(name='stopped', **changes)))
@@ -231,7 +231,7 @@ def test_running_out_of_memory_names_the_setting_to_lower(settings, monkeypatch)
     def full(*args):
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
 
-    monkeypatch.setattr(scripts.train, '_train_step', full)
+    monkeypatch.setattr(scripts.train, 'train_step', full)
     with pytest.raises(RuntimeError, match=r'epoch 1, batch 1: lower batch_size \(now 8\)'):
         train_one_epoch(open_run(settings()))
 

@@ -1,0 +1,332 @@
+"""Measure this machine: training, encoder, sampler, start-up, memory and growth; ratios of one run are comparable.
+
+    python -m scripts.benchmark                             # all parts; run it on an idle machine
+    python -m scripts.benchmark --only training encoder
+
+Each part runs in a process of its own, whose peak memory is printed. COCO's sizes are made up where they are meant.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import SubsetRandomSampler
+
+from data_loader import CoCoDataset, annotation_file, dataset_cache, get_loader, image_folder, load_image
+from model import DecoderRNN, EncoderCNN
+from scripts import run_main
+from scripts.annotations import read_annotations
+from scripts.batches import Captions, EpochSampler, by_length
+from scripts.data import prepare_data
+from scripts.features import TRANSFORM, default_device, encode, fast_dtype, make_transform
+from scripts.train import Run, Settings, enter_phase, read_split, train_step
+from vocabulary import Vocabulary
+
+COCO_IMAGES, COCO_CAPTIONS, COCO_WORDS = 82_783, 414_113, 9_955
+H200_ENCODER_BATCH = 256    # images in GPU memory that are encoded again and again
+
+
+def seconds(function, repeats=1):
+    """Mean time of a call, the work on a GPU included."""
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        function()
+    synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+def synchronize():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def table(rows):
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print('  ' + '   '.join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+# ---- Training ----
+
+def classic_loop(loc, vocab_file, batch_size, steps):
+    """Captions/s of the course's loop: each step draws a length, makes an iterator, decodes and encodes each photo."""
+    device = default_device()
+    loader = get_loader(make_transform(**TRANSFORM), 'train', batch_size, vocab_file=vocab_file, cocoapi_loc=loc)
+    encoder, decoder = EncoderCNN(512).to(device), DecoderRNN(512, 512, len(loader.dataset.vocab)).to(device)
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam([*encoder.embed.parameters(), *decoder.parameters()])
+
+    def step():
+        loader.batch_sampler.sampler = SubsetRandomSampler(loader.dataset.get_train_indices())
+        images, captions = (part.to(device) for part in next(iter(loader)))
+        decoder.zero_grad()
+        encoder.zero_grad()
+        scores = decoder(encoder(images), captions)
+        criterion(scores.view(-1, scores.shape[2]), captions.view(-1)).backward()
+        optimizer.step()
+
+    return batch_size / seconds(step, steps)
+
+
+def bare_run(settings, train, vocab_size):
+    """A Run that can take steps and has no folder."""
+    device = default_device()
+    encoder = EncoderCNN(settings.embed_size, 'resnet18', None).to(device)    # its backbone is not used
+    encoder.embed[0] = nn.Linear(train.features.shape[1], settings.embed_size, bias=False, device=device)
+    decoder = DecoderRNN(settings.embed_size, settings.hidden_size, vocab_size, dropout=settings.dropout).to(device)
+    run = Run(settings, None, device, encoder.train(), decoder.train(), None, None, None, train.to(device), None, None)
+    enter_phase(run, 'features')
+    return run
+
+
+def feature_rate(run, steps=30):
+    """Captions/s of training from features, and its parts: share of making the batch, GFLOP/s of the arithmetic."""
+    batches = [run.sampler.whole(batch) for batch in range(min(steps + 5, run.sampler.batches))]
+    for batch in batches[:5]:
+        train_step(run, batch, None, batch)
+    captions = sum(map(len, batches[5:]))
+    whole = seconds(lambda: [train_step(run, batch, None, batch) for batch in batches[5:]])
+    groups = run.settings.length_groups or (1 if run.device.type == 'cuda' else 4)
+    loading = seconds(lambda: [run.train.batch(batch, groups) for batch in batches[5:]])
+    cells = sum(len(own) * run.train.lengths[batch[own]].max() for batch in batches[5:]
+                for own in by_length(run.train.lengths[batch], groups))
+    E, H, V = run.settings.embed_size, run.settings.hidden_size, run.decoder.linear.out_features
+    work = 6 * cells * (4 * H * (E + H) + H * V)    # forward, and twice that backward; 2 operations a weight
+    return captions / whole, loading / whole, work / whole / 1e9
+
+
+def matrix_speed(dtype):
+    """GFLOP/s of large matrix products on this device."""
+    a = torch.randn(2048, 2048, device=default_device(), dtype=dtype)
+    a @ a
+    return 2 * 2048 ** 3 / seconds(lambda: a @ a, 20) / 1e9
+
+
+def training(loc, batch_size=128):
+    """Training from features against the loop of the classic notebooks, at equal batch size and vocabulary."""
+    device = default_device()
+    encoder = EncoderCNN(512).to(device)
+    captions, vocab = read_split(Settings(cocoapi_loc=str(loc)), encoder, 'train')
+    vocab_file = str(dataset_cache(loc) / 'vocab-5.pkl')
+    classic = classic_loop(loc, vocab_file, batch_size, 3)
+    rows = [('captions/s', 'of the classic', 'making the batch', 'GFLOP/s'),
+            (f'classic loop, batch {batch_size}: {classic:.1f}', '1', '', '')]
+    rates = {}
+    for size in (batch_size, 2 * batch_size, 4 * batch_size, 8 * batch_size):
+        rate, loading, speed = feature_rate(bare_run(Settings(batch_size=size), captions, len(vocab)))
+        rates[size] = rate
+        rows.append((f'from features, batch {size}: {rate:.0f}', f'{rate / classic:.0f} times', f'{loading:.1%}',
+                     f'{speed:.0f}'))
+    table(rows)
+    print(f'  large matrix products: {matrix_speed(fast_dtype(device)):.0f} GFLOP/s in {fast_dtype(device)}, '
+          f'{matrix_speed(torch.float32):.0f} in float32')
+    per_image = seconds_per_image(loc, fast_dtype(device)), seconds_per_image(loc, torch.float32)
+    images, count = len(captions.rows), len(captions.indices)
+    for what, own in zip((fast_dtype(device), torch.float32), per_image, strict=True):
+        first = images * own + count / rates[batch_size]
+        print(f'  first epoch of {count:,} captions, {images:,} images encoded in {what}: {first:.0f} s, '
+              f'{count / classic / first:.1f} times faster than the classic one ({count / classic:.0f} s)')
+    profile(bare_run(Settings(batch_size=batch_size), captions, len(vocab)))
+
+
+def profile(run):
+    """What a step from features is made of: the operations that take most of its time."""
+    batches = [run.sampler.whole(batch) for batch in range(20)]
+    train_step(run, batches[0], None, batches[0])
+    activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * (
+        run.device.type == 'cuda')
+    with torch.profiler.profile(activities=activities) as found:
+        for batch in batches:
+            train_step(run, batch, None, batch)
+    took = 'self_device_time_total' if run.device.type == 'cuda' else 'self_cpu_time_total'
+    entries = sorted(found.key_averages(), key=lambda entry: -getattr(entry, took))
+    total = sum(getattr(entry, took) for entry in entries)
+    print('  a step is ' + ', '.join(f'{entry.key.removeprefix("aten::")} {getattr(entry, took) / total:.0%}'
+                                     for entry in entries[:8]))
+
+
+def coco(_):
+    """Training from features at COCO's sizes, made up: seconds an epoch."""
+    captions = made_up_captions(COCO_CAPTIONS, COCO_IMAGES, COCO_WORDS)
+    rows = [('batch', 'captions/s', 'seconds an epoch', 'making the batch', 'GFLOP/s')]
+    for size in (128, 512, 2048):
+        rate, loading, speed = feature_rate(bare_run(Settings(batch_size=size), captions, COCO_WORDS), 12)
+        rows.append((size, f'{rate:.0f}', f'{COCO_CAPTIONS / rate:.1f}', f'{loading:.1%}', f'{speed:.0f}'))
+    table(rows)
+
+
+# ---- Encoder ----
+
+def seconds_per_image(loc, dtype, count=64):
+    """Seconds to get the feature of a photo: decoding, transform and encoder."""
+    encoder, device = EncoderCNN(4).to(default_device()), default_device()
+    transform = make_transform(**TRANSFORM)
+    paths = sorted(image_folder(loc, 'train').iterdir())[:count]
+
+    def work():
+        batch = torch.stack([transform(load_image(path)) for path in paths])
+        encode(encoder.backbone, batch.to(device), dtype)
+
+    work()
+    return seconds(work, 2) / len(paths)
+
+
+def encoder(loc):
+    """Images/s of the encoder in each precision and memory layout, and the share that reading photos takes."""
+    device = default_device()
+    rows, best = [('precision', 'layout', 'images/s')], 0
+    for dtype in (torch.float32, torch.bfloat16):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            backbone = EncoderCNN(4).backbone.to(device).eval().to(memory_format=layout)
+            images = torch.randn(32, 3, 224, 224, device=device).to(memory_format=layout)
+
+            @torch.no_grad()
+            def forward(backbone=backbone, images=images, dtype=dtype):
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    backbone(images)
+
+            forward()
+            rate = 32 / seconds(forward, 3)
+            best = max(best, rate)
+            rows.append((str(dtype)[6:], str(layout)[6:], f'{rate:.1f}'))
+    table(rows)
+    paths = sorted(image_folder(loc, 'train').iterdir())[:128]
+    transform = make_transform(**TRANSFORM)
+    reading = seconds(lambda: [transform(load_image(path)) for path in paths]) / len(paths)
+    print(f'  reading a photo takes {1000 * reading:.1f} ms, {reading / (reading + 1 / best):.0%} of reading and '
+          f'encoding it at {best:.1f} images/s')
+    if device.type == 'cuda':
+        resident_encoder(device)
+
+
+def resident_encoder(device):
+    """COCO's images as uint8 in GPU memory, resized there: seconds for all of them."""
+    photos = torch.randint(256, (H200_ENCODER_BATCH, 3, 480, 640), dtype=torch.uint8, device=device)
+    mean, std = (torch.tensor(TRANSFORM[key], device=device)[:, None, None] for key in ('mean', 'std'))
+    backbone = EncoderCNN(4).backbone.to(device).eval()
+
+    def work():
+        images = nn.functional.interpolate(photos.float() / 255, (224, 224), mode='bilinear', antialias=True)
+        encode(backbone, (images - mean) / std, fast_dtype(device))
+
+    work()
+    print(f'  {COCO_IMAGES:,} images of 640x480 in GPU memory, resized there: '
+          f'{seconds(work, 10) * COCO_IMAGES / H200_ENCODER_BATCH:.1f} s')
+
+
+# ---- Data ----
+
+def made_up_captions(count, images, words, features=2048):
+    """Captions of random words, as long as COCO's (11 words on average), with random features."""
+    random = np.random.default_rng(0)
+    lengths = 2 + np.clip(random.gamma(4, 1.1, count) + 6.5, 5, 50).astype(int)
+    ids = torch.from_numpy(random.integers(3, words, (count, int(lengths.max())), np.int32))
+    ids[:, 0] = 0
+    ids[torch.arange(ids.shape[1]) >= torch.from_numpy(lengths)[:, None] - 1] = 1
+    return Captions(torch.rand(images, features, dtype=torch.float16), random.integers(images, size=count), ids,
+                    lengths, np.ones(images, bool))
+
+
+def sampler_cost(count, batch_size=128):
+    """Microseconds a batch that the sampler takes over one epoch, its shuffling included."""
+    sampler = EpochSampler(np.arange(count), batch_size)
+    return seconds(lambda: [None for _ in sampler]) / len(sampler) * 1e6
+
+
+def sampler(_):
+    """The sampler's own cost at COCO's size."""
+    for size in (128, 512):
+        cost = sampler_cost(COCO_CAPTIONS, size)
+        print(f'  {COCO_CAPTIONS:,} captions, batch {size}: {cost:.1f} microseconds a batch')
+
+
+def write_made_up(folder, images, captions):
+    """A captions file of COCO's shape and size, with words as frequent as in a language (Zipf)."""
+    random = np.random.default_rng(0)
+    words = np.array([f'word{number}' for number in range(28_000)])
+    lengths = np.clip(random.gamma(4, 1.1, captions) + 5.5, 5, 50).astype(int)
+    drawn = iter(words[np.minimum(random.zipf(1.3, lengths.sum()), len(words)) - 1].tolist())
+    file = annotation_file(folder, 'train')
+    for path in (file.parent, image_folder(folder, 'train')):
+        path.mkdir(parents=True)
+    file.write_text(json.dumps({
+        'images': [{'id': number, 'file_name': f'COCO_train2014_{number:012}.jpg'} for number in range(images)],
+        'annotations': [{'id': number, 'image_id': number % images,
+                         'caption': ' '.join(next(drawn) for _ in range(length)).capitalize() + '.'}
+                        for number, length in enumerate(lengths.tolist())]}))
+
+
+def start(folder):
+    """Seconds from the captions file to tensors ready for training: vocabulary, data set, table of ids."""
+    begin = time.perf_counter()
+    file = str(annotation_file(folder, 'train'))
+    vocab = Vocabulary(5, str(Path(folder) / 'vocab.pkl'), annotations_file=file)
+    dataset = CoCoDataset(None, 'train', 128, vocab, file, image_folder(folder, 'train'), str(folder))
+    Captions.of_split(dataset, np.zeros((1, 1), np.float16))
+    return time.perf_counter() - begin
+
+
+def startup(_):
+    """Start-up at COCO's size, from the captions file to tensors ready for training."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_made_up(folder, COCO_IMAGES, COCO_CAPTIONS)
+        for what in ('cold (captions are split into words)', 'warm (words are kept)'):
+            took, memory = in_own_process(start, folder)
+            print(f'  {what}: {took:.1f} s, peak memory {memory:.2f} GB')
+
+
+def growth(_):
+    """How time grows from 1,000 to 1,000,000 captions."""
+    rows = [('captions', 'cold start, s', 'warm start, s', 'sampler, microseconds a batch', 'peak memory, GB')]
+    for count in (1_000, 10_000, 100_000, 1_000_000):
+        with tempfile.TemporaryDirectory() as folder:
+            write_made_up(folder, max(1, count // 5), count)
+            cold, (warm, memory) = start(folder), in_own_process(start, folder)
+        rows.append((f'{count:,}', f'{cold:.2f}', f'{warm:.2f}', f'{sampler_cost(count):.1f}', f'{memory:.2f}'))
+    table(rows)
+
+
+# ---- The command ----
+
+def in_own_process(function, *args):
+    """Call a function in a fresh process -> (what it returns, peak memory in GB)."""
+    context = multiprocessing.get_context('spawn')
+    with context.Pool(1) as pool:
+        return pool.apply(_with_memory, (function, args))
+
+
+def _with_memory(function, args):
+    answer = function(*args)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return answer, peak / 2 ** (30 if sys.platform == 'darwin' else 20)
+
+
+PARTS = {part.__name__: part for part in (training, coco, encoder, sampler, startup, growth)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--only', nargs='+', choices=PARTS, default=list(PARTS), help='parts (default: all)')
+    parser.add_argument('--cocoapi-loc', help='folder that holds cocoapi/ (default: as the notebooks)')
+    args = parser.parse_args()
+    loc = prepare_data(args.cocoapi_loc)
+    read_annotations(annotation_file(loc, 'train'))    # an error of the data comes before the minutes of work
+    print(f'on {default_device()}, {torch.get_num_threads()} threads, torch {torch.__version__}')
+    for name in args.only:
+        print(f'{name}: {PARTS[name].__doc__}', flush=True)
+        begin = time.perf_counter()
+        _, memory = in_own_process(PARTS[name], loc)
+        print(f'  peak memory {memory:.2f} GB; {time.perf_counter() - begin:.0f} s\n', flush=True)
+
+
+if __name__ == '__main__':
+    run_main(main)

@@ -1,0 +1,31 @@
+"""The benchmark: its made-up data has COCO's shape, and its command runs. What it measures is not tested."""
+
+import sys
+
+import numpy as np
+
+from scripts import benchmark
+from scripts.benchmark import bare_run, feature_rate, made_up_captions, start, write_made_up
+from scripts.train import Settings
+
+
+def test_made_up_captions_are_trained_on(capsys):
+    captions = made_up_captions(400, 50, 30, features=6)
+    assert len(captions.indices) == 400 and 9 < np.mean(captions.lengths - 2) < 12 and captions.lengths.min() >= 7
+    for row, length in zip(captions.table, captions.lengths, strict=True):
+        assert row[0] == 0 and (row[length - 1:] == 1).all() and (row[1:length - 1] > 2).all()
+    run = bare_run(Settings(embed_size=8, hidden_size=8, batch_size=16), captions, 30)
+    rate, loading, speed = feature_rate(run, steps=3)
+    assert rate > 0 and 0 < loading < 1 and speed > 0
+
+
+def test_start_up_reads_a_made_up_file(tmp_path):
+    write_made_up(tmp_path, 20, 100)
+    assert start(tmp_path) > 0 and (tmp_path / 'vocab.pkl').exists()
+
+
+def test_the_command_prints_a_part(dataset, monkeypatch, capfd):
+    monkeypatch.setattr(sys, 'argv', ['benchmark', '--only', 'sampler', '--cocoapi-loc', str(dataset)])
+    benchmark.main()
+    output = capfd.readouterr().out
+    assert '414,113 captions, batch 128' in output and 'peak memory' in output
