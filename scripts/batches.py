@@ -28,8 +28,10 @@ class EpochSampler:
 
     def __init__(self, items, batch_size, seed=0, rank=0, ranks=1):
         self.items, self.seed, self.rank, self.ranks = np.asarray(items), seed, rank, ranks
+        if batch_size < 1:
+            raise ValueError(f'batch_size={batch_size}: expected a whole number from 1.')
         self.batches = -(-len(self.items) // batch_size)
-        if batch_size < 1 or len(self.items) < self.batches * ranks:
+        if len(self.items) < self.batches * ranks:
             raise ValueError(f'batch_size={batch_size}: {len(self.items)} items in {self.batches} batches cannot be '
                              f'shared among {ranks} processes. Expected at least one each.')
         self.set_epoch(0)

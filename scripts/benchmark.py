@@ -10,7 +10,6 @@ import argparse
 import json
 import multiprocessing
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +22,6 @@ from torch.utils.data import SubsetRandomSampler
 from data_loader import CoCoDataset, annotation_file, dataset_cache, get_loader, image_folder, load_image
 from model import DecoderRNN, EncoderCNN
 from scripts import run_main
-from scripts.annotations import read_annotations
 from scripts.batches import Captions, EpochSampler, by_length
 from scripts.data import prepare_data
 from scripts.features import TRANSFORM, default_device, encode, fast_dtype, make_transform
@@ -31,7 +29,6 @@ from scripts.train import Run, Settings, enter_phase, read_split, train_step
 from vocabulary import Vocabulary
 
 COCO_IMAGES, COCO_CAPTIONS, COCO_WORDS = 82_783, 414_113, 9_955
-H200_ENCODER_BATCH = 256    # images in GPU memory that are encoded again and again
 
 
 def seconds(function, repeats=1):
@@ -74,6 +71,7 @@ def classic_loop(loc, vocab_file, batch_size, steps):
         criterion(scores.view(-1, scores.shape[2]), captions.view(-1)).backward()
         optimizer.step()
 
+    step()    # the first one also loads libraries
     return batch_size / seconds(step, steps)
 
 
@@ -90,12 +88,12 @@ def bare_run(settings, train, vocab_size):
 
 def feature_rate(run, steps=30):
     """Captions/s of training from features, and its parts: share of making the batch, GFLOP/s of the arithmetic."""
+    groups = run.length_groups
     batches = [run.sampler.whole(batch) for batch in range(min(steps + 5, run.sampler.batches))]
     for batch in batches[:5]:
         train_step(run, batch, None, batch)
     captions = sum(map(len, batches[5:]))
     whole = seconds(lambda: [train_step(run, batch, None, batch) for batch in batches[5:]])
-    groups = run.settings.length_groups or (1 if run.device.type == 'cuda' else 4)
     loading = seconds(lambda: [run.train.batch(batch, groups) for batch in batches[5:]])
     cells = sum(len(own) * run.train.lengths[batch[own]].max() for batch in batches[5:]
                 for own in by_length(run.train.lengths[batch], groups))
@@ -210,7 +208,8 @@ def encoder(loc):
 
 def resident_encoder(device):
     """COCO's images as uint8 in GPU memory, resized there: seconds for all of them."""
-    photos = torch.randint(256, (H200_ENCODER_BATCH, 3, 480, 640), dtype=torch.uint8, device=device)
+    batch_size = 256    # encoded again and again
+    photos = torch.randint(256, (batch_size, 3, 480, 640), dtype=torch.uint8, device=device)
     mean, std = (torch.tensor(TRANSFORM[key], device=device)[:, None, None] for key in ('mean', 'std'))
     backbone = EncoderCNN(4).backbone.to(device).eval()
 
@@ -220,7 +219,7 @@ def resident_encoder(device):
 
     work()
     print(f'  {COCO_IMAGES:,} images of 640x480 in GPU memory, resized there: '
-          f'{seconds(work, 10) * COCO_IMAGES / H200_ENCODER_BATCH:.1f} s')
+          f'{seconds(work, 10) * COCO_IMAGES / batch_size:.1f} s')
 
 
 # ---- Data ----
@@ -305,9 +304,10 @@ def in_own_process(function, *args):
 
 
 def _with_memory(function, args):
-    answer = function(*args)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return answer, peak / 2 ** (30 if sys.platform == 'darwin' else 20)
+    answer, status = function(*args), Path('/proc/self/status')
+    if status.exists():    # Linux, where ru_maxrss includes what the process that started this one once took
+        return answer, int(status.read_text().split('VmHWM:')[1].split()[0]) / 2 ** 20
+    return answer, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 30    # macOS counts bytes
 
 
 PARTS = {part.__name__: part for part in (training, coco, encoder, sampler, startup, growth)}
@@ -319,7 +319,6 @@ def main():
     parser.add_argument('--cocoapi-loc', help='folder that holds cocoapi/ (default: as the notebooks)')
     args = parser.parse_args()
     loc = prepare_data(args.cocoapi_loc)
-    read_annotations(annotation_file(loc, 'train'))    # an error of the data comes before the minutes of work
     print(f'on {default_device()}, {torch.get_num_threads()} threads, torch {torch.__version__}')
     for name in args.only:
         print(f'{name}: {PARTS[name].__doc__}', flush=True)

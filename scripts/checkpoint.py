@@ -8,7 +8,6 @@ it is run. The frozen backbone is named there by its file and a hash of its weig
 """
 
 import importlib.util
-import inspect
 import os
 import pickle
 from pathlib import Path
@@ -135,20 +134,20 @@ def check_fits(state, sizes, vocab, backbone_hash, path):
     pairs += [('words in the vocabulary', len(words), len(own))]
     pairs += [(f'word {odd}', words[odd], own[odd])] if odd is not None else []
     differs = [f'{what}: {found} there, {expected} here' for what, found, expected in pairs
-               if found != expected and not what.endswith((' weights', ' dropout'))]
+               if found != expected and what not in ('encoder weights', 'decoder dropout')]    # the hash tells more
     if differs:
         raise ValueError(f'{path} does not fit: {"; ".join(differs)}.')
 
 
-def _load_state(module, state, what, path):
-    """Load weights; ValueError names those that today's classes lack, or have in another shape."""
+def load_weights(module, state, path, classes=model):
+    """Load the state of an encoder or decoder; ValueError names what the classes lack, or have in another shape."""
     own = {key: list(value.shape) for key, value in module.state_dict().items()}
     found = {key: list(value.shape) for key, value in state.items()}
     differs = [f'{key}: {found.get(key, "nothing")} there, {own.get(key, "nothing")} here' for key in {**found, **own}
                if found.get(key) != own.get(key) and not (key.startswith('backbone.') and key not in found)]
     if differs:
         more = f' and {len(differs) - 8} more' if len(differs) > 8 else ''
-        raise ValueError(f'{path}: its {what} does not fit {os.path.relpath(inspect.getsourcefile(type(module)))} '
+        raise ValueError(f'{path} does not fit {type(module).__name__} in {os.path.relpath(classes.__file__)} '
                          f'({"; ".join(differs[:8])}{more}). The model.py of the run lies beside it: give it as '
                          'model_file.')
     module.load_state_dict(state, strict=False)
@@ -176,13 +175,13 @@ def load_captioner(path, device=None, model_file=None):
     try:
         encoder, decoder = build_encoder(sizes, classes), classes.DecoderRNN(**state['decoder']['sizes'])
     except TypeError as error:
-        raise ValueError(f"{path} does not fit today's model.py: {error}. The run's own lies beside it: give it as "
-                         'model_file.') from None
+        raise ValueError(f'{path} does not fit {os.path.relpath(classes.__file__)}: {error}. The model.py of the run '
+                         'lies beside it: give it as model_file.') from None
     found, expected = weights_hash(encoder.backbone), state['encoder']['backbone_hash']
     if found != expected:
         raise ValueError(f"{path} was trained on a backbone with hash {expected}, but {sizes['weights']} has {found}. "
                          'Its captions would be wrong: restore those weights.')
-    _load_state(encoder, state['encoder']['state'], 'encoder', path)
-    _load_state(decoder, state['decoder']['state'], 'decoder', path)
+    load_weights(encoder, state['encoder']['state'], path, classes)
+    load_weights(decoder, state['decoder']['state'], path, classes)
     return Captioner(encoder, decoder, Vocabulary.from_words(**state['vocab']), state['transform'],
                      device or default_device())

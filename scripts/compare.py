@@ -22,8 +22,8 @@ def read_runs(like=None, names=None):
     Keys: name, settings (what identifies it), source (of its model.py), log, scores (None: not finished), parameters.
     ValueError names a folder that is not there or is no run.
     """
-    files = sorted((ROOT / 'runs').glob('*/settings.json'), key=lambda file: file.with_name('model.py').stat().st_mtime)
-    runs = {file.parent.name: _read_run(file.parent) for file in files}
+    files = sorted((ROOT / 'runs').glob('*/model.py'), key=lambda file: file.stat().st_mtime)
+    runs = {file.parent.name: _read_run(file.parent) for file in files if file.with_name('settings.json').exists()}
     if unknown := [name for name in names or () if name not in runs]:
         raise ValueError(f'no run {unknown[0]} under runs/. There are: {", ".join(runs) or "none"}.')
     chosen = [runs[name] for name in names] if names else list(runs.values())
@@ -48,7 +48,7 @@ def differences(runs):
     texts = ['']
     for run in runs[1:]:
         own = [f'{key}={run["settings"].get(key)}' for key in {**first['settings'], **run['settings']}
-               if key != 'model.py' and not key.startswith('content of')
+               if key != 'model.py'
                and run['settings'].get(key) != first['settings'].get(key)]
         lines = [line[0] for line in model_diff(first, run) if line[:3] not in ('+++', '---')]
         if '+' in lines or '-' in lines:

@@ -15,14 +15,14 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 
 
-def connect():
-    """Join the other processes where torchrun started this one -> the device it gives, or None for a lone process.
+def connect(device=None):
+    """Join the other processes where torchrun started this one -> this one's device; only rank 0 prints from then on.
 
-    Only rank 0 prints from then on.
+    device: 'cpu' to leave the GPUs alone. For a lone process it comes back as it is.
     """
     if int(os.environ.get('WORLD_SIZE', 1)) == 1:
-        return None
-    cuda = torch.cuda.is_available()
+        return device
+    cuda = torch.cuda.is_available() and device != 'cpu'
     device = torch.device('cuda', int(os.environ['LOCAL_RANK'])) if cuda else torch.device('cpu')
     if cuda:
         torch.cuda.set_device(device)
@@ -56,7 +56,7 @@ def from_first(function):
     if rank() == 0:
         try:
             answer[0] = function()
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:    # whatever it is: the others would wait for ever
             answer[1] = error
     dist.broadcast_object_list(answer)
     if answer[1]:

@@ -196,11 +196,10 @@ def cached_features(encoder, paths, folder, name, transform=None, batch_size=32,
     backbone = _first(encoder, stages)
     shape = encode(backbone, torch.zeros(1, 3, size, size, device=device), dtype).shape[1:]    # (C,)
     _write_manifest(manifest_file, listing)
-    with write_aside(part) as aside:
-        array = np.lib.format.open_memmap(aside, 'w+', np.float16, (len(paths), *shape))
-        for row, entry in enumerate(listing):
-            array[row] = kept.get(tuple(entry), np.nan)    # NaN: not computed yet
-        array.flush()
+    array = np.lib.format.open_memmap(part, 'w+', np.float16, (len(paths), *shape))
+    for row, entry in enumerate(listing):
+        array[row] = kept.get(tuple(entry), np.nan)    # NaN: not computed yet
+    array.flush()
     unreadable = []
     with tqdm(total=len(paths), initial=len(paths) - len(todo), desc=f'features of {name}', unit=' images') as bar:
         for rows, images, errors in image_batches(paths, todo, transform, device, batch_size):

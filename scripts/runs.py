@@ -2,7 +2,7 @@
 
     runs/NAME/settings.json, model.py, log.jsonl, last.pt, best.pt, scores.json, curves.png, samples.png
 
-Needs neither the data nor the model.
+Needs neither features nor a GPU.
 """
 
 import contextlib
@@ -42,7 +42,9 @@ def find_folder(name, wanted):
     Prints what a new one changes against the one before.
     """
     before = None
-    taken = {int(match[1] or 1): folder for folder in (ROOT / 'runs').glob(f'{name}*')
+    if name != os.path.basename(name) or name in ('', '.', '..'):
+        raise ValueError(f"name='{name}': expected the name of a folder under runs/, without a slash.")
+    taken = {int(match[1] or 1): folder for folder in (ROOT / 'runs').glob('*')
              if (match := re.fullmatch(re.escape(name) + r'(?:-(\d+))?', folder.name))
              and (folder / 'settings.json').exists()}
     for _, folder in sorted(taken.items()):

@@ -36,6 +36,7 @@ from scripts.checkpoint import (
     build_encoder,
     check_fits,
     load_captioner,
+    load_weights,
     model_state,
     read_checkpoint,
     save_checkpoint,
@@ -68,7 +69,7 @@ class Settings:
     cocoapi_loc: str | None = setting(None, 'folder that holds cocoapi/; default: $COCOAPI_LOC, here, or the scenes')
     seed: int = setting(0, 'of the first weights, the order of captions and dropout')
     start: str | None = setting(None, 'checkpoint whose weights are the first ones; default: random ones')
-    save_seconds: float = setting(60.0, 'work that a kill may lose')
+    save_seconds: float = setting(45.0, 'work that a kill may lose')
 
     backbone: str = setting('resnet50', 'the CNN: a torchvision ResNet')
     weights: str = setting('models/resnet50_v1_imagenet.pt', "the CNN's: a file, or a torchvision weights name")
@@ -99,6 +100,16 @@ class Settings:
     tune_crop: float = setting(0.7, 'smallest share of a photo that is kept by random crops; 1: no crops')
     tune_cache: bool = setting(False, 'keep on disk what the frozen stages give, flipped and not, and do not crop')
 
+    def __post_init__(self):
+        least = {'seed': 0, 'batch_size': 1, 'tune_batch_size': 1, 'length_groups': 0, 'epochs': 0, 'tune_epochs': 0,
+                 'patience': 1, 'val_images': 1, 'tune_stages': 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f'{name}={getattr(self, name)}: expected a whole number from {value}.')
+        if not self.epochs and not (self.start and self.tune_epochs):
+            raise ValueError(f'epochs=0 needs `start` and tune_epochs, which are {self.start} and {self.tune_epochs}: '
+                             'there is nothing to train.')
+
 
 GROUPS = {'name': 'run', 'backbone': 'model', 'batch_size': 'training on features', 'patience': 'validation',
           'tune_epochs': 'fine-tuning of the CNN'}    # first setting of each group of flags
@@ -126,6 +137,13 @@ class Run:
     sums: dict = field(default_factory=dict)    # of the epoch under way
     log: list = field(default_factory=list)     # one dict an epoch
     saved_at: float = 0.0
+    # What enter_phase sets: the stages that are tuned, what they read from disk, the weights that are trained, ...
+    tuned: nn.Module = None
+    views: list = None
+    parameters: list = None
+    optimizer: torch.optim.Optimizer = None
+    sampler: EpochSampler = None
+    network: nn.Module = None
 
     @property
     def finished(self):
@@ -134,6 +152,10 @@ class Run:
     @property
     def captioner(self):
         return Captioner(self.encoder, self.decoder, self.vocab, TRANSFORM, self.device)
+
+    @property
+    def length_groups(self):
+        return self.settings.length_groups or (1 if self.device.type == 'cuda' else 4)
 
     @property
     def phase_epochs(self):
@@ -179,7 +201,8 @@ def open_run(settings, device=None):
     encoder_sizes = {'embed_size': settings.embed_size, 'backbone': settings.backbone, 'weights': settings.weights}
     encoder = build_encoder(encoder_sizes).to(device)
     backbone_hash = weights_hash(encoder.backbone)
-    distributed.from_first(lambda: [read_split(settings, encoder, split) for split in ('train', 'val')] and None)
+    if distributed.ranks() > 1:    # the first computes what is to be kept on disk, the others read it
+        distributed.from_first(lambda: [read_split(settings, encoder, split) for split in ('train', 'val')] and None)
     (train, vocab), (val, _) = (read_split(settings, encoder, split) for split in ('train', 'val'))
     decoder_sizes = {'embed_size': settings.embed_size, 'hidden_size': settings.hidden_size, 'vocab_size': len(vocab),
                      'num_layers': settings.num_layers, 'dropout': settings.dropout, 'start_id': vocab.start_id,
@@ -193,11 +216,16 @@ def open_run(settings, device=None):
     state = distributed.from_first(lambda: read_checkpoint(last) if last.exists() else None)
     if state:
         _restore(run, state)
-        print(f'{folder.relative_to(ROOT)}: continues after {run.epoch} epochs and {run.batch} batches')
+        done = 'is finished, with' if run.finished else f'continues after {run.batch} batches and'
+        print(f'{folder.relative_to(ROOT)}: {done} {run.epoch} epochs')
     else:
         if settings.start:
-            _load_weights(run, distributed.from_first(lambda: read_checkpoint(ROOT / settings.start)), settings.start)
-        enter_phase(run, 'features')
+            state = distributed.from_first(lambda: read_checkpoint(ROOT / settings.start))
+            if any(key.startswith('backbone.') for key in state['encoder']['state']):
+                raise ValueError(f'start={settings.start}: its encoder was fine-tuned, so the features kept of the '
+                                 'original do not fit it. Start from a checkpoint of the phase before.')
+            _load_weights(run, state, settings.start)
+        enter_phase(run, 'features' if settings.epochs else 'tune')
         trained, total = (sum(p.numel() for p in (*encoder.parameters(), *decoder.parameters())
                               if p.requires_grad or frozen) for frozen in (False, True))
         facts = {'device': str(device), 'ranks': distributed.ranks(), 'backbone_hash': backbone_hash,
@@ -218,8 +246,20 @@ def _references(settings, val):
 def enter_phase(run, phase):
     """Set up a phase: what is trained, at which rates, and what a step goes through."""
     settings, backbone = run.settings, run.encoder.backbone
-    tuned = backbone[len(backbone) - 1 - settings.tune_stages:] if phase == 'tune' else nn.Sequential()
+    stages = len(backbone) - 1 - settings.tune_stages    # the last of all is the pool, which has no weights
+    if settings.tune_epochs and stages < 1:
+        raise ValueError(f'tune_stages={settings.tune_stages}: {settings.backbone} has {len(backbone) - 2}.')
+    tuned = backbone[stages:] if phase == 'tune' else nn.Sequential()
     tuned.requires_grad_(True)
+    if phase == 'tune' and settings.tune_cache:
+        loc = resolve_cocoapi_loc(settings.cocoapi_loc)
+
+        def read():
+            return [split_features(run.encoder, loc, 'train', stages=stages, flip=flip)[0] for flip in (False, True)]
+
+        if distributed.ranks() > 1:
+            distributed.from_first(lambda: read() and None)
+        run.views = read()
     rates = [(run.encoder.embed, settings.learning_rate), (run.decoder, settings.learning_rate)]
     if phase == 'tune':
         rates = [(part, settings.tune_head_rate) for part, _ in rates] + [(tuned, settings.tune_learning_rate)]
@@ -270,22 +310,22 @@ def train_one_epoch(run):
     progress = tqdm(total=len(run.sampler.items), initial=run.sampler.bounds(run.batch)[0], mininterval=0.5,
                     desc=f'epoch {run.epoch + 1}', unit=' images' if run.phase == 'tune' else ' captions',
                     disable=distributed.rank() > 0)
-    with progress, delayed_interrupt() as interrupted:
+    with progress, delayed_interrupt() as interrupted, _memory_explained(run):
         start = time.perf_counter()
         for items, inputs in _inputs(run):
             for group in run.optimizer.param_groups:
                 group['lr'] = learning_rate(run.phase_epoch * batches + run.batch, batches * run.phase_epochs,
                                             group['highest'], settings.warmup)
             whole = run.sampler.whole(run.batch)
-            norms.append(_explained(train_step, run, items, inputs, whole))
+            norms.append(train_step(run, items, inputs, whole))
             run.batch += 1
-            now = time.perf_counter()
-            run.sums['seconds'], start = run.sums.get('seconds', 0.0) + now - start, now
             progress.update(len(whole))
-            due = interrupted() or time.monotonic() - run.saved_at > settings.save_seconds
-            if due or run.batch == batches or len(norms) == 50:    # not each time: it waits for the GPU
+            due = interrupted() or run.batch == batches or time.monotonic() - run.saved_at > settings.save_seconds
+            if due or len(norms) == 50:    # not each time: it waits for the GPU
                 _check_finite(run, norms)
                 progress.set_postfix(loss=f'{float(run.sums["loss"]) / run.sums["words"]:.3f}')
+            now = time.perf_counter()
+            run.sums['seconds'], start = run.sums.get('seconds', 0.0) + now - start, now
             if due:
                 _save_last(run)
             if interrupted():
@@ -311,13 +351,12 @@ def train_step(run, items, inputs, whole):
     settings, train = run.settings, run.train
     step = (settings.seed * 1_000_003 + run.epoch * run.sampler.batches + run.batch) * distributed.ranks()
     torch.manual_seed(step + distributed.rank())
-    groups = settings.length_groups or (1 if run.device.type == 'cuda' else 4)
     if run.phase == 'features':
-        inputs, texts = train.batch(items, groups)
+        inputs, texts = train.batch(items, run.length_groups)
         captions = whole
     else:
         captions = train.of_images(whole)
-        texts = train.image_texts(items, groups)
+        texts = train.image_texts(items, run.length_groups)
     words = int(train.lengths[captions].sum()) - len(captions)    # of all ranks; the start word is not scored
     dtype = fast_dtype(run.device)
     with torch.autocast(run.device.type, dtype, enabled=dtype != torch.float32):
@@ -336,10 +375,11 @@ def train_step(run, items, inputs, whole):
     return norm
 
 
-def _explained(step, run, *args):
-    """Do a step; where memory does not suffice, say which setting to lower."""
+@contextlib.contextmanager
+def _memory_explained(run):
+    """Where memory does not suffice within the block, say which setting to lower."""
     try:
-        return step(run, *args)
+        yield
     except RuntimeError as error:    # torch.OutOfMemoryError is one, and processors raise it plain
         if 'out of memory' not in str(error) and "can't allocate memory" not in str(error):
             raise
@@ -355,13 +395,19 @@ def _check_finite(run, norms):
     for batch, value in enumerate(values, run.batch - len(values) + 1):
         if not math.isfinite(value):
             raise RuntimeError(f'epoch {run.epoch + 1}, batch {batch}: loss and gradient are not finite (the norm is '
-                               f'{value}). Lower the learning rate? last.pt is from before.')
+                               f'{value}). Lower the learning rate? What was saved is from before.')
 
 
 @contextlib.contextmanager
 def delayed_interrupt():
-    """Within the block Ctrl-C and the notebook's stop button only set what the yielded function tells."""
+    """Within the block Ctrl-C and the notebook's stop button only set what the yielded function tells.
+
+    Of several processes each would notice at another step: these end at once, and lose what a kill loses.
+    """
     pressed = []
+    if distributed.ranks() > 1:
+        yield lambda: False
+        return
     try:
         before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
     except ValueError:    # not in the main thread: nothing is delayed
@@ -382,11 +428,9 @@ def tuning_batches(run):
     """
     settings, frozen = run.settings, run.encoder.backbone[:-len(run.tuned)]
     if settings.tune_cache:
-        loc = resolve_cocoapi_loc(settings.cocoapi_loc)
-        kept = [split_features(run.encoder, loc, 'train', stages=len(frozen), flip=flip)[0] for flip in (False, True)]
-        for batch, rows in enumerate(run.sampler, run.batch):
-            views = np.random.default_rng([settings.seed, run.epoch, batch]).integers(2, size=len(rows))
-            inputs = np.stack([kept[view][row] for view, row in zip(views, rows, strict=True)])
+        for rows in run.sampler:
+            views = [np.random.default_rng([settings.seed, run.epoch, row]).integers(2) for row in rows]
+            inputs = np.stack([run.views[view][row] for view, row in zip(views, rows, strict=True)])
             yield rows, torch.from_numpy(inputs).to(run.device).float()
     else:
         photos = AugmentedPhotos(run.train.paths, TRANSFORM, settings.tune_crop, [settings.seed, run.epoch])
@@ -408,7 +452,8 @@ def tuned_features(run):
 @torch.no_grad()
 def validate(run):
     """Loss on the validation captions, and scores of greedy captions of their images -> dict, to log."""
-    return distributed.from_first(lambda: _validate(run))
+    with _memory_explained(run):
+        return distributed.from_first(lambda: _validate(run))
 
 
 def _validate(run):
@@ -442,8 +487,17 @@ def caption_validation(run, captioner):
 def finish_epoch(run, train, val):
     """Log the epoch, keep it as best.pt if its CIDEr is the highest so far, and as last.pt; end a phase that is over.
 
-    A phase is over after its epochs, or after `patience` of them without a better CIDEr.
+    A phase is over after its epochs, or after `patience` of them without a better CIDEr. An interrupt waits.
     """
+    with delayed_interrupt() as interrupted:
+        _finish_epoch(run, train, val)
+        if interrupted():
+            print(f'interrupted and saved after {run.epoch} epochs: run again to continue')
+            raise KeyboardInterrupt
+    return run.log[-1]
+
+
+def _finish_epoch(run, train, val):
     entry = {'epoch': run.epoch + 1, **train, **val, 'train_seconds': round(run.sums['seconds'], 2)}
     run.log.append({key: round(value, 5) if isinstance(value, float) else value for key, value in entry.items()})
     run.epoch, run.phase_epoch, run.batch, run.sums = run.epoch + 1, run.phase_epoch + 1, 0, {}
@@ -451,12 +505,11 @@ def finish_epoch(run, train, val):
     if best is run.log[-1]:
         state = {**_model_state(run), 'epoch': run.epoch, 'settings': asdict(run.settings)}
         distributed.from_first(lambda: save_checkpoint(run.folder / 'best.pt', state))
-    if run.phase_epoch == run.phase_epochs or run.epoch - max(
+    if run.phase_epoch >= run.phase_epochs or run.epoch - max(
             best['epoch'], run.epoch - run.phase_epoch) >= run.settings.patience:
         _next_phase(run)
     distributed.from_first(lambda: _write_log(run))
     _save_last(run)    # last: what is not in there is done again
-    return run.log[-1]
 
 
 def _write_log(run):
@@ -492,8 +545,8 @@ def _save_last(run):
 
 def _load_weights(run, state, path):
     check_fits(state, run.sizes, run.vocab, run.backbone_hash, path)
-    run.encoder.load_state_dict(state['encoder']['state'], strict=False)    # the frozen stages are not in there
-    run.decoder.load_state_dict(state['decoder']['state'])
+    load_weights(run.encoder, state['encoder']['state'], path)    # the frozen stages are not in there
+    load_weights(run.decoder, state['decoder']['state'], path)
 
 
 def _restore(run, state):
@@ -536,8 +589,7 @@ def main():
         group.add_argument('--' + entry.name.replace('_', '-'), default=entry.default, **more,
                            help=f'{entry.metadata["help"]} (default: {entry.default})')
     settings = vars(parser.parse_args())
-    device = distributed.connect() or settings['device']
-    del settings['device']
+    device = distributed.connect(settings.pop('device'))
     run = open_run(Settings(**settings), device)
     while not run.finished:
         entry = finish_epoch(run, train_one_epoch(run), validate(run))

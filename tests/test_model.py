@@ -280,3 +280,12 @@ def test_likeliest_words_follow_greedy(decoder, features):
 
 def test_default_weights_ship():
     assert model.DEFAULT_WEIGHTS.is_file() and model.DEFAULT_WEIGHTS.stat().st_size < 50e6
+
+
+@pytest.mark.parametrize('share', [0.0, 0.3, 1.0])
+def test_dropout_drops_its_share_keeps_the_mean_and_rests_in_eval_mode(share):
+    dropout, ones = model.Dropout(share), torch.ones(200, 500, dtype=torch.bfloat16)
+    dropped = dropout(ones)
+    assert dropped.dtype == ones.dtype and (dropped == 0).float().mean() == pytest.approx(share, abs=0.01)
+    assert share == 1 or dropped.float().mean() == pytest.approx(1, abs=0.02)
+    assert torch.isfinite(dropped).all() and torch.equal(dropout.eval()(ones), ones)

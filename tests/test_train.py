@@ -227,6 +227,43 @@ def test_a_run_starts_from_the_weights_of_a_checkpoint_that_fits(settings, capsy
         open_run(settings(start=str(first.folder / 'last.pt'), vocab_threshold=20))
 
 
+def test_fine_tuning_alone_from_a_checkpoint_equals_fine_tuning_after_training(settings):
+    both = train(open_run(settings(name='both', epochs=1, tune_epochs=1)))
+    first = train(open_run(settings(name='first', epochs=1)))
+    second = open_run(settings(name='second', epochs=0, tune_epochs=1, start=str(first.folder / 'best.pt')))
+    assert second.phase == 'tune'
+    train(second)
+    assert second.log[0]['train_loss'] == pytest.approx(both.log[1]['train_loss'], rel=0.05)
+    with pytest.raises(ValueError, match='was fine-tuned'):
+        open_run(settings(name='third', start=str(second.folder / 'best.pt')))
+
+
+def test_a_start_from_another_backbone_is_refused(settings):
+    first = train(open_run(settings(epochs=1)))
+    state = read_checkpoint(first.folder / 'best.pt')
+    state['encoder']['backbone_hash'] = '0' * 16
+    save_checkpoint(first.folder / 'odd.pt', state)
+    with pytest.raises(ValueError, match='hash of the backbone.*0000000000000000 there'):
+        open_run(settings(name='other', start=str(first.folder / 'odd.pt')))
+
+
+@pytest.mark.parametrize(('changes', 'words'), [
+    ({'batch_size': 0}, 'batch_size=0'), ({'seed': -1}, 'seed=-1'), ({'tune_stages': 0}, 'tune_stages=0'),
+    ({'epochs': 0}, 'nothing to train'), ({'epochs': 0, 'tune_epochs': 2}, 'nothing to train'),
+    ({'tune_epochs': 1, 'tune_stages': 5}, 'tune_stages=5: resnet18 has 4'),
+    ({'name': 'a/b'}, "name='a/b'"), ({'name': ''}, "name=''"),
+])
+def test_settings_that_make_no_sense_are_refused(settings, changes, words):
+    with pytest.raises(ValueError, match=words):
+        open_run(settings(**changes))
+
+
+def test_a_name_with_odd_characters_is_a_name(settings):
+    first = open_run(settings(name='a[1]*'))
+    assert open_run(settings(name='a[1]*')).folder == first.folder
+    assert open_run(settings(name='a[1]*', hidden_size=20)).folder.name == 'a[1]*-2'
+
+
 def test_running_out_of_memory_names_the_setting_to_lower(settings, monkeypatch):
     def full(*args):
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
@@ -349,6 +386,8 @@ def test_a_checkpoint_of_another_model_loads_with_the_classes_of_that_file(setti
         load_captioner(run.folder / 'best.pt')
     captioner = load_captioner(run.folder / 'best.pt', 'cpu', model_file=run.folder / 'model.py')
     assert captioner.caption([run.val.paths[row] for row in run.val.rows]) == expected
+    with pytest.raises(ValueError, match=r'model.py \(.*linear.weight: nothing there'):    # another file's classes
+        load_captioner(run.folder / 'best.pt', model_file=model.__file__)
     with pytest.raises(FileNotFoundError, match='model_file'):
         load_captioner(run.folder / 'best.pt', model_file=tmp_path / 'gone.py')
 

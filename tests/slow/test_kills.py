@@ -38,23 +38,24 @@ def start(root, loc, epochs):
         return subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''})
 
 
-def being_written(root):
-    return list((root / 'runs').glob('scenes*/.*.tmp'))
+def being_written(root, process):
+    """What the process has begun to write and not yet renamed; leftovers of killed ones do not count."""
+    return list((root / 'runs').glob(f'scenes*/.*.{process.pid}.*.tmp'))
 
 
 def kill(process, root, chance, inside):
     """SIGKILL at a random moment, or the next time that a checkpoint is being written -> what it hit."""
     end = time.monotonic() + (60 if inside else chance.uniform(0.5, 14))
-    while process.poll() is None and time.monotonic() < end and not (inside and being_written(root)):
+    while process.poll() is None and time.monotonic() < end and not (inside and being_written(root, process)):
         time.sleep(0.0005)
     assert process.poll() is None, 'it ended before all kills: give it more epochs'
     process.send_signal(signal.SIGKILL)
     process.wait()
-    return 'inside a write' if being_written(root) else 'between writes'
+    return 'inside a write' if being_written(root, process) else 'between writes'
 
 
-def state(root):
-    found = read_checkpoint(root / 'runs' / 'scenes' / 'last.pt')
+def state(root, name='last.pt'):
+    found = read_checkpoint(root / 'runs' / 'scenes' / name)
     return {key: value for part in ('encoder', 'decoder') for key, value in found[part]['state'].items()}, found
 
 
@@ -71,10 +72,14 @@ def test_twenty_kills_lose_nothing(tmp_path):
         print(f'kill {number + 1}: {hits[-1]}; kept: {progress["epoch"]} epochs and {progress["batch"]} batches')
     assert start(killed, loc, epochs).wait() == 0, (killed / 'output.txt').read_text()[-2000:]
     assert start(whole, loc, epochs).wait() == 0, (whole / 'output.txt').read_text()[-2000:]
-    expected, found = state(whole), state(killed)
-    assert expected[0].keys() == found[0].keys()
-    assert all(torch.equal(value, found[0][key]) for key, value in expected[0].items())
-    assert len(expected[1]['progress']['log']) == len(found[1]['progress']['log'])
+    for name in ('last.pt', 'best.pt'):
+        expected, found = state(whole, name)[0], state(killed, name)[0]
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(value, found[key]) for key, value in expected.items()), name
+    logs = [state(root)[1]['progress']['log'] for root in (whole, killed)]
+    times = ('captions_per_second', 'train_seconds')
+    assert [[{**line, **dict.fromkeys(times)} for line in log] for log in logs][0] == [
+        {**line, **dict.fromkeys(times)} for line in logs[1]]
     files = [sorted(str(path.relative_to(root)) for path in root.rglob('*')) for root in (whole, killed)]
     assert files[0] == files[1]
     assert hits.count('inside a write') >= 5, hits
