@@ -25,7 +25,17 @@ from scripts import run_main
 from scripts.batches import Captions, EpochSampler, by_length
 from scripts.data import prepare_data
 from scripts.features import TRANSFORM, default_device, encode, fast_dtype, make_transform
-from scripts.train import Run, Settings, enter_phase, read_split, train_step
+from scripts.train import (
+    Run,
+    Settings,
+    enter_phase,
+    finish_epoch,
+    open_run,
+    read_split,
+    train_one_epoch,
+    train_step,
+    validate,
+)
 from vocabulary import Vocabulary
 
 COCO_IMAGES, COCO_CAPTIONS, COCO_WORDS = 82_783, 414_113, 9_955
@@ -159,6 +169,71 @@ def coco(_):
     for size in (128, 512, 2048):
         rate, loading, speed = feature_rate(bare_run(Settings(batch_size=size), captions, COCO_WORDS), 12)
         rows.append((size, f'{rate:.0f}', f'{COCO_CAPTIONS / rate:.1f}', f'{loading:.1%}', f'{speed:.0f}'))
+    table(rows)
+
+
+# ---- How captions are arranged into batches ----
+
+class ListedBatches(EpochSampler):
+    """Batches that `arrange(random, captions, batch_size)` lists for each epoch, in random order."""
+
+    def __init__(self, arrange, captions, batch_size, seed):
+        self.arrange, self.captions, self.batch_size = arrange, captions, batch_size
+        super().__init__(captions.indices, batch_size, seed)
+
+    def set_epoch(self, epoch, batch=0):
+        super().set_epoch(epoch, batch)
+        random = np.random.default_rng([self.seed, epoch])
+        listed = self.arrange(random, self.captions, self.batch_size)
+        self.listed, self.batches = [listed[i] for i in random.permutation(len(listed))], len(listed)
+
+    def whole(self, batch):
+        return self.listed[batch]
+
+    def bounds(self, batch):
+        before = sum(map(len, self.listed[:batch]))
+        return before, before + len(self.whole(batch))
+
+
+def one_length(random, captions, batch_size):
+    """Captions of a batch are all of one length, as in the notebooks of the course."""
+    order = random.permutation(captions.indices)
+    own = [order[captions.lengths[order] == length] for length in np.unique(captions.lengths[order])]
+    return [part[start:start + batch_size] for part in own for start in range(0, len(part), batch_size)]
+
+
+def sorted_pools(random, captions, batch_size, pool=8):
+    """Eight batches at a time are sorted by length together."""
+    order, size = random.permutation(captions.indices), batch_size * pool
+    own = [part[np.argsort(captions.lengths[part], kind='stable')] for start in range(0, len(order), size)
+           for part in [order[start:start + size]]]
+    return [part[start:start + batch_size] for part in own for start in range(0, len(part), batch_size)]
+
+
+def batching(loc, epochs=4, seeds=3):
+    """Arrangements of captions into batches: padding, speed, and validation CIDEr x100 after four epochs, three seeds.
+
+    Not among the parts that run by default: half an hour on two cores. Its runs are in runs/batching-*.
+    """
+    rows = [('arrangement', 'padding', 'captions/s', *(f'seed {seed}' for seed in range(seeds)), 'mean')]
+    for name, groups, arrange in (('random', 1, None), ('random, 4 groups', 4, None), ('sorted pools', 1, sorted_pools),
+                                  ('one length', 1, one_length)):
+        best, rates = [], []
+        for seed in range(seeds):
+            run = open_run(Settings(name=f'batching-{name.replace(", ", "-").replace(" ", "-")}', cocoapi_loc=str(loc),
+                                    seed=seed, epochs=epochs, length_groups=groups))
+            if arrange:
+                run.sampler = ListedBatches(arrange, run.train, run.settings.batch_size, seed)
+            while not run.finished:
+                finish_epoch(run, train_one_epoch(run), validate(run))
+            best.append(100 * max(line['CIDEr'] for line in run.log))
+            rates += [line['captions_per_second'] for line in run.log]
+        run.sampler.set_epoch(0)
+        shares = [run.train.lengths[whole[own]] for whole in map(run.sampler.whole, range(run.sampler.batches))
+                  for own in by_length(run.train.lengths[whole], groups)]
+        padding = 1 - sum(own.sum() for own in shares) / sum(len(own) * own.max() for own in shares)
+        rows.append((name, f'{padding:.0%}', f'{np.median(rates):.0f}', *(f'{cider:.1f}' for cider in best),
+                     f'{np.mean(best):.1f}'))
     table(rows)
 
 
@@ -310,18 +385,19 @@ def _with_memory(function, args):
     return answer, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 30    # macOS counts bytes
 
 
-PARTS = {part.__name__: part for part in (training, coco, encoder, sampler, startup, growth)}
+PARTS = {part.__name__: part for part in (training, coco, encoder, sampler, startup, growth, batching)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--only', nargs='+', choices=PARTS, default=list(PARTS), help='parts (default: all)')
+    parser.add_argument('--only', nargs='+', choices=PARTS, default=list(PARTS)[:-1],
+                        help='parts (default: all but batching, which takes half an hour)')
     parser.add_argument('--cocoapi-loc', help='folder that holds cocoapi/ (default: as the notebooks)')
     args = parser.parse_args()
     loc = prepare_data(args.cocoapi_loc)
     print(f'on {default_device()}, {torch.get_num_threads()} threads, torch {torch.__version__}')
     for name in args.only:
-        print(f'{name}: {PARTS[name].__doc__}', flush=True)
+        print(f'{name}: {PARTS[name].__doc__.splitlines()[0]}', flush=True)
         begin = time.perf_counter()
         _, memory = in_own_process(PARTS[name], loc)
         print(f'  peak memory {memory:.2f} GB; {time.perf_counter() - begin:.0f} s\n', flush=True)

@@ -432,11 +432,11 @@ def format_notes(diverse, scenes=None):
     return '\n'.join(lines)
 
 
-def caption_split(checkpoint, cocoapi_loc, split='val', beam_size=1, limit=None):
+def caption_split(checkpoint, cocoapi_loc, split='val', beam_size=1, limit=None, model_file=None):
     """Caption the images of a split (its first `limit`) in file order -> results, without unreadable ones."""
     from scripts.checkpoint import load_captioner
     from scripts.features import split_features
-    captioner = load_captioner(checkpoint)
+    captioner = load_captioner(checkpoint, model_file=model_file)
     features, unreadable, images = split_features(captioner.encoder, cocoapi_loc, split, limit)    # (N, C)
     rows = np.setdiff1d(np.arange(len(images)), unreadable)
     captions = captioner.caption_features(features[rows], beam_size=beam_size)
@@ -446,6 +446,7 @@ def caption_split(checkpoint, cocoapi_loc, split='val', beam_size=1, limit=None)
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('checkpoint', nargs='?', help='captions the split, such as runs/NAME/best.pt')
+    parser.add_argument('--model-file', help='the model.py of the run, where the one here was edited; it is run')
     parser.add_argument('--results', help='COCO results file to score instead')
     parser.add_argument('--annotations', help='COCO captions file to score --results against')
     parser.add_argument('--cocoapi-loc', help='folder that holds cocoapi/ (default: as the notebooks)')
@@ -474,7 +475,7 @@ def main():
         file = file.with_name('captions_test2014.json') if args.split == 'test' else file
     results, options = None, {'java': not args.no_java}
     if args.checkpoint:
-        results = caption_split(args.checkpoint, loc, args.split, args.beam_size, args.limit)
+        results = caption_split(args.checkpoint, loc, args.split, args.beam_size, args.limit, args.model_file)
         options['image_ids'] = [result['image_id'] for result in results]
         out = args.results_out or Path(args.checkpoint).with_name(f'captions_{args.split}_beam{args.beam_size}.json')
         with write_aside(out) as aside:

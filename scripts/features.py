@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -185,7 +186,7 @@ def cached_features(encoder, paths, folder, name, transform=None, batch_size=32,
     # The list of images is part of the file names, so that an array never meets the list of another.
     stem = folder / f'{name}-{hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:8]}'
     whole, part, manifest_file = (stem.with_name(stem.name + suffix) for suffix in (
-        '.npy', f'.{os.getpid()}.part.npy', '.json'))    # a part of one's own: another process may compute the same
+        '.npy', f'.{os.getpid()}-{time.monotonic_ns()}.part.npy', '.json'))    # others may compute the same
     manifest = _read_manifest(manifest_file)
     if manifest and whole.exists() and manifest['sha256'] == file_hash(whole):
         _tell_unreadable(name, paths, manifest['unreadable'])

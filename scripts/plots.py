@@ -179,8 +179,10 @@ def plot_model():
         box(x, 3.2, 1.6, 1.5, 'LSTM', ORANGE)
         if i:
             box(x, 0.5, 1.6, 0.9, word, GREY)
-            axis.text(x + 0.8, 1.95, 'embedding', ha='center', va='center', fontsize=8, color=GREY)
-            arrow((x + 0.8, 2.2), (x + 0.8, 3.1))
+            axis.text(x + 0.8, 1.75, 'embedding', ha='center', va='center', fontsize=8, color=GREY)
+            arrow((x + 0.8, 1.95), (x + 0.8, 3.1))
+            axis.text(x + 0.8, 2.5, '+', ha='center', va='center', fontsize=11, color=GREY, zorder=3, bbox={
+                'boxstyle': 'circle,pad=0.1', 'facecolor': 'white', 'edgecolor': GREY})
             arrow((x - 0.45, 3.95), (x - 0.1, 3.95))
             arrow((x + 0.8, 4.8), (x + 0.8, 5.4))
             box(x, 5.5, 1.6, 0.8, 'softmax', ORANGE)
@@ -188,6 +190,7 @@ def plot_model():
             axis.text(x + 0.8, 7.0, [*words, '<end>'][i], ha='center', va='center', fontsize=11, fontweight='bold')
             if i < len(words):
                 arrow((x + 1.45, 6.8), (x + 2.25, 1.5), ':')
+    axis.plot([8.35, 8.35, 8.9 + 2.15 * 5 + 0.8], [3.95, 2.5, 2.5], color=GREY, linewidth=1.3, zorder=1)
     return figure
 
 

@@ -14,10 +14,11 @@ def main():
     parser = argparse.ArgumentParser(description='Caption photos: one line each, path and caption.')
     parser.add_argument('--image', nargs='+', required=True, metavar='PATH', help='photos in any format Pillow reads')
     parser.add_argument('--checkpoint', help='a checkpoint of a run (default: the newest runs/NAME/best.pt)')
+    parser.add_argument('--model-file', help='the model.py of the run, where the one here was edited; it is run')
     parser.add_argument('--max-len', type=int, default=20, help='most words, start and end included (default: 20)')
     parser.add_argument('--beam-size', type=int, default=3, help='captions kept in mind; 1 is greedy (default: 3)')
     args = parser.parse_args()
-    captioner = load_captioner(args.checkpoint or latest_checkpoint())
+    captioner = load_captioner(args.checkpoint or latest_checkpoint(), model_file=args.model_file)
     failed = 0
     for path in args.image:
         try:

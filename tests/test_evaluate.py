@@ -24,6 +24,7 @@ from scripts import evaluate
 from scripts.annotations import read_annotations
 from scripts.checkpoint import model_state, save_checkpoint
 from scripts.evaluate import SCORES, References, score
+from scripts.features import weights_hash
 from vocabulary import Vocabulary
 
 DATA = Path(__file__).parent / 'data'
@@ -347,8 +348,9 @@ def test_command_captions_a_split(run, capsys, dataset, small_weights, isolated_
     vocab = Vocabulary.from_words(['<start>', '<end>', '<unk>', 'a', 'red', 'square'])
     encoder_sizes = {'embed_size': 4, 'backbone': 'resnet18', 'weights': small_weights}
     decoder_sizes = {'embed_size': 4, 'hidden_size': 4, 'vocab_size': 6}
-    save_checkpoint(tmp_path / 'best.pt', model_state(
-        model.EncoderCNN(**encoder_sizes), model.DecoderRNN(**decoder_sizes), vocab, encoder_sizes, decoder_sizes))
+    encoder, decoder = model.EncoderCNN(**encoder_sizes), model.DecoderRNN(**decoder_sizes)
+    save_checkpoint(tmp_path / 'best.pt', model_state(encoder, decoder, vocab, encoder_sizes, decoder_sizes,
+                                                      weights_hash(encoder.backbone)))
     (dataset / 'cocoapi/images/val2014/val_001.jpg').write_bytes(b'damaged')
 
     run(tmp_path / 'best.pt', '--cocoapi-loc', dataset, '--no-java', '--json', tmp_path / 'scores.json')

@@ -216,7 +216,9 @@ def test_batched_greedy_equals_one_at_a_time(decoder, features, end_bias):
 
 
 def test_an_ended_caption_stays_ended_and_decoding_stops_when_all_have(decoder, features):
-    decoder.linear.bias.data[1] = 0.3
+    features = features / 5    # strong ones say the same at each step
+    decoder.embedding.weight.data *= 3
+    decoder.linear.bias.data[1] = 0.5
     steps, step = [], decoder.step
     decoder.step = lambda *args: steps.append(1) or step(*args)
     some = [ids for ids in greedy(decoder, features, max_len=50) if ids[-1] == 1]
