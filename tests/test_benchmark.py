@@ -3,9 +3,19 @@
 import sys
 
 import numpy as np
+import pytest
 
 from scripts import benchmark
-from scripts.benchmark import bare_run, feature_rate, made_up_captions, start, write_made_up
+from scripts.benchmark import (
+    ListedBatches,
+    bare_run,
+    feature_rate,
+    made_up_captions,
+    one_length,
+    sorted_pools,
+    start,
+    write_made_up,
+)
 from scripts.train import Settings
 
 
@@ -17,6 +27,21 @@ def test_made_up_captions_are_trained_on(capsys):
     run = bare_run(Settings(embed_size=8, hidden_size=8, batch_size=16), captions, 30)
     rate, loading, speed = feature_rate(run, steps=3)
     assert rate > 0 and 0 < loading < 1 and speed > 0
+
+
+@pytest.mark.parametrize('arrange', [one_length, sorted_pools])
+def test_arrangements_serve_each_caption_once(arrange):
+    captions = made_up_captions(400, 50, 30, features=6)
+    sampler = ListedBatches(arrange, captions, 16, seed=0)
+    served = [list(batch) for batch in sampler]
+    assert sorted(sum(served, [])) == list(range(400)) and max(map(len, served)) == 16
+    assert sampler.bounds(sampler.batches - 1)[1] == 400
+    spread = [np.ptp(captions.lengths[batch]) for batch in served]
+    assert max(spread) == 0 if arrange is one_length else np.mean(spread) < np.ptp(captions.lengths) / 3
+    sampler.set_epoch(1)
+    assert [list(batch) for batch in sampler] != served
+    sampler.set_epoch(0, 3)
+    assert [list(batch) for batch in sampler] == served[3:]
 
 
 def test_start_up_reads_a_made_up_file(tmp_path):

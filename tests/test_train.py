@@ -206,8 +206,9 @@ def test_fine_tuning_goes_on_from_the_best_epoch(settings, monkeypatch):
 
     def entering(run, phase):
         best = read_checkpoint(run.folder / 'best.pt')
-        equal = all(torch.equal(value, best['decoder']['state'][key]) for key, value in run.decoder.state_dict().items())
-        seen.append((phase, best['epoch'], equal))
+        state = run.decoder.state_dict()
+        seen.append((phase, best['epoch'], all(torch.equal(state[key], own) for key, own in
+                                               best['decoder']['state'].items())))
         enter(run, phase)
 
     monkeypatch.setattr(scripts.train, 'enter_phase', entering)
