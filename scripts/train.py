@@ -1,6 +1,6 @@
 """Train a captioner: settings, one epoch, validation, and the run folder that records it all.
 
-    python -m scripts.train --name scenes --epochs 15
+    python -m scripts.train --name scenes
     torchrun --nproc-per-node 2 -m scripts.train --name scenes      # on several GPUs or machines
 
     run = open_run(Settings(name='scenes'))             # or continues it
@@ -81,7 +81,7 @@ class Settings:
 
     batch_size: int = setting(128, 'captions a step, of all processes together')
     length_groups: int = setting(0, 'parts of like length of a batch, to save padding; 0: four on a CPU, one on a GPU')
-    epochs: int = setting(15, 'passes over all training captions, on features of the frozen CNN')
+    epochs: int = setting(10, 'passes over all training captions, on features of the frozen CNN')
     learning_rate: float = setting(2e-3, 'highest, reached after the warm-up; then it falls to 0 along a cosine')
     warmup: float = setting(0.05, 'share of the steps in which the learning rate rises from 0')
     weight_decay: float = setting(0.01, 'AdamW: pull of the weights towards 0')
