@@ -12,6 +12,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch.utils.data import SubsetRandomSampler
 from data_loader import CoCoDataset, annotation_file, dataset_cache, get_loader, image_folder, load_image
 from model import DecoderRNN, EncoderCNN
 from scripts import run_main
-from scripts.batches import Captions, EpochSampler, by_length
+from scripts.batches import Captions, EpochSampler
 from scripts.data import prepare_data
 from scripts.features import TRANSFORM, default_device, encode, fast_dtype, make_transform
 from scripts.train import (
@@ -98,15 +99,13 @@ def bare_run(settings, train, vocab_size):
 
 def feature_rate(run, steps=30):
     """Captions/s of training from features, and its parts: share of making the batch, GFLOP/s of the arithmetic."""
-    groups = run.length_groups
-    batches = [run.sampler.whole(batch) for batch in range(min(steps + 5, run.sampler.batches))]
+    batches = run.sampler.listed[:steps + 5]
     for batch in batches[:5]:
         train_step(run, batch, None, batch)
     captions = sum(map(len, batches[5:]))
     whole = seconds(lambda: [train_step(run, batch, None, batch) for batch in batches[5:]])
-    loading = seconds(lambda: [run.train.batch(batch, groups) for batch in batches[5:]])
-    cells = sum(len(own) * run.train.lengths[batch[own]].max() for batch in batches[5:]
-                for own in by_length(run.train.lengths[batch], groups))
+    loading = seconds(lambda: [run.train.batch(batch) for batch in batches[5:]])
+    cells = sum(len(batch) * run.train.lengths[batch].max() for batch in batches[5:])
     E, H, V = run.settings.embed_size, run.settings.hidden_size, run.decoder.linear.out_features
     work = 6 * cells * (4 * H * (E + H) + H * V)    # forward, and twice that backward; 2 operations a weight
     return captions / whole, loading / whole, work / whole / 1e9
@@ -148,7 +147,7 @@ def training(loc, batch_size=128):
 
 def profile(run):
     """What a step from features is made of: the operations that take most of its time."""
-    batches = [run.sampler.whole(batch) for batch in range(20)]
+    batches = run.sampler.listed[:20]
     train_step(run, batches[0], None, batches[0])
     activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * (
         run.device.type == 'cuda')
@@ -174,40 +173,19 @@ def coco(_):
 
 # ---- How captions are arranged into batches ----
 
-class ListedBatches(EpochSampler):
-    """Batches that `arrange(random, captions, batch_size)` lists for each epoch, in random order."""
-
-    def __init__(self, arrange, captions, batch_size, seed):
-        self.arrange, self.captions, self.batch_size = arrange, captions, batch_size
-        super().__init__(captions.indices, batch_size, seed)
-
-    def set_epoch(self, epoch, batch=0):
-        super().set_epoch(epoch, batch)
-        random = np.random.default_rng([self.seed, epoch])
-        listed = self.arrange(random, self.captions, self.batch_size)
-        self.listed, self.batches = [listed[i] for i in random.permutation(len(listed))], len(listed)
-
-    def whole(self, batch):
-        return self.listed[batch]
-
-    def bounds(self, batch):
-        before = sum(map(len, self.listed[:batch]))
-        return before, before + len(self.whole(batch))
-
-
-def one_length(random, captions, batch_size):
+class OneLength(EpochSampler):
     """Captions of a batch are all of one length, as in the notebooks of the course."""
-    order = random.permutation(captions.indices)
-    own = [order[captions.lengths[order] == length] for length in np.unique(captions.lengths[order])]
-    return [part[start:start + batch_size] for part in own for start in range(0, len(part), batch_size)]
 
+    def __init__(self, captions, batch_size, seed):
+        self.size = batch_size
+        super().__init__(captions.indices, batch_size, seed, lengths=captions.lengths)
+        self.batches = len(self.listed)
 
-def sorted_pools(random, captions, batch_size, pool=8):
-    """Eight batches at a time are sorted by length together."""
-    order, size = random.permutation(captions.indices), batch_size * pool
-    own = [part[np.argsort(captions.lengths[part], kind='stable')] for start in range(0, len(order), size)
-           for part in [order[start:start + size]]]
-    return [part[start:start + batch_size] for part in own for start in range(0, len(part), batch_size)]
+    def _arrange(self, random):
+        order = random.permutation(self.items)
+        own = [order[self.lengths[order] == length] for length in np.unique(self.lengths[order])]
+        listed = [part[start:start + self.size] for part in own for start in range(0, len(part), self.size)]
+        return [listed[i] for i in random.permutation(len(listed))]
 
 
 def batching(loc, epochs=4, seeds=3):
@@ -216,22 +194,19 @@ def batching(loc, epochs=4, seeds=3):
     Not among the parts that run by default: half an hour on two cores. Its runs are in runs/batching-*.
     """
     rows = [('arrangement', 'padding', 'captions/s', *(f'seed {seed}' for seed in range(seeds)), 'mean')]
-    for name, groups, arrange in (('random', 1, None), ('random, 4 groups', 4, None), ('sorted pools', 1, sorted_pools),
-                                  ('one length', 1, one_length)):
+    for name, pool in (('random', 1), ('pools of 8 batches', 8), ('one length', None)):
         best, rates = [], []
         for seed in range(seeds):
-            run = open_run(Settings(name=f'batching-{name.replace(", ", "-").replace(" ", "-")}', cocoapi_loc=str(loc),
-                                    seed=seed, epochs=epochs, length_groups=groups))
-            if arrange:
-                run.sampler = ListedBatches(arrange, run.train, run.settings.batch_size, seed)
+            run = open_run(Settings(name=f'batching-{name.replace(" ", "-")}', cocoapi_loc=str(loc), seed=seed,
+                                    epochs=epochs, pool=pool or 1))
+            if not pool:
+                run.sampler = OneLength(run.train, run.settings.batch_size, seed)
             while not run.finished:
                 finish_epoch(run, train_one_epoch(run), validate(run))
             best.append(100 * max(line['CIDEr'] for line in run.log))
             rates += [line['captions_per_second'] for line in run.log]
-        run.sampler.set_epoch(0)
-        shares = [run.train.lengths[whole[own]] for whole in map(run.sampler.whole, range(run.sampler.batches))
-                  for own in by_length(run.train.lengths[whole], groups)]
-        padding = 1 - sum(own.sum() for own in shares) / sum(len(own) * own.max() for own in shares)
+        lengths = [run.train.lengths[batch] for batch in run.sampler.listed]
+        padding = 1 - sum(own.sum() for own in lengths) / sum(len(own) * own.max() for own in lengths)
         rows.append((name, f'{padding:.0%}', f'{np.median(rates):.0f}', *(f'{cider:.1f}' for cider in best),
                      f'{np.mean(best):.1f}'))
     table(rows)
@@ -312,8 +287,9 @@ def made_up_captions(count, images, words, features=2048):
 
 def sampler_cost(count, batch_size=128):
     """Microseconds a batch that the sampler takes over one epoch, its shuffling included."""
-    sampler = EpochSampler(np.arange(count), batch_size)
-    return seconds(lambda: [None for _ in sampler]) / len(sampler) * 1e6
+    lengths = np.random.default_rng(0).integers(8, 25, count)
+    sampler = EpochSampler(np.arange(count), batch_size, lengths=lengths, pool=8)
+    return seconds(lambda: [None for _ in sampler]) / len(sampler) * 1e6    # it was not arranged before
 
 
 def sampler(_):
@@ -373,9 +349,8 @@ def growth(_):
 
 def in_own_process(function, *args):
     """Call a function in a fresh process -> (what it returns, peak memory in GB)."""
-    context = multiprocessing.get_context('spawn')
-    with context.Pool(1) as pool:
-        return pool.apply(_with_memory, (function, args))
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+        return pool.submit(_with_memory, function, args).result()
 
 
 def _with_memory(function, args):
