@@ -25,15 +25,14 @@ def order(sampler, epoch, batch=0):
     return [list(items) for items in sampler]
 
 
-@pytest.mark.parametrize('count', [5, 60, 61, 1000])
+@pytest.mark.parametrize('count', [12, 60, 61, 1000])
 @pytest.mark.parametrize('batch_size', [1, 7, 64])
 @pytest.mark.parametrize('pool', [1, 3])
 def test_an_epoch_serves_each_item_once_in_an_order_of_its_own(count, batch_size, pool):
     lengths = np.arange(count + 10) % 4
     sampler = EpochSampler(np.arange(count) + 10, batch_size, seed=3, lengths=lengths, pool=pool)
     one, other = (sum(order(sampler, epoch), []) for epoch in (0, 1))
-    assert sorted(one) == sorted(other) == list(range(10, 10 + count))
-    assert one != other or (count == 5 and pool > 1)    # five of one batch, sorted
+    assert sorted(one) == sorted(other) == list(range(10, 10 + count)) and one != other
     sizes = {len(items) for items in order(sampler, 0)}
     assert max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
     for seed in (3, 4):
