@@ -45,7 +45,7 @@ def being_written(root, process):
 
 def kill(process, root, chance, inside):
     """SIGKILL at a random moment, or the next time that a checkpoint is being written -> what it hit."""
-    end = time.monotonic() + (60 if inside else chance.uniform(0.5, 14))
+    end = time.monotonic() + (60 if inside else chance.uniform(0.5, 9))
     while process.poll() is None and time.monotonic() < end and not (inside and being_written(root, process)):
         time.sleep(0.0005)
     assert process.poll() is None, 'it ended before all kills: give it more epochs'
@@ -60,7 +60,7 @@ def state(root, name='last.pt'):
 
 
 def test_twenty_kills_lose_nothing(tmp_path):
-    loc, chance, epochs = prepare_data(ROOT / 'data' / 'scenes'), random.Random(5), 24
+    loc, chance, epochs = prepare_data(ROOT / 'data' / 'scenes'), random.Random(5), 30
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     for root in (whole, killed):
         root.mkdir()
