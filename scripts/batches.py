@@ -1,12 +1,12 @@
 """Captions as batches for training: who is served when, and what a batch holds. Needs numpy and torch alone.
 
-    sampler = EpochSampler(captions.indices, batch_size=128, seed=0, lengths=captions.lengths, pool=8)
+    sampler = EpochSampler(captions.indices, batch_size=128, seed=0)
     sampler.set_epoch(3)                        # each epoch has an order of its own, the same at each start
     for indices in sampler:
-        features, texts, targets = captions.batch(indices)
+        features, texts = captions.batch(indices, groups=4)
 
-Batches of captions of one length train badly, random ones are half padding. In between, a pool of some batches is drawn
-at random and sorted by length. Axes: B batch, T caption length, C channels of a feature.
+A batch is drawn at random, so that it looks like the data; inside it, captions of like length go through the decoder
+together, so that little of it is padding. Axes: B batch, T caption length, C channels of a feature.
 """
 
 import functools
@@ -21,15 +21,13 @@ IGNORED = -100   # target of a position that is not scored, as PyTorch's losses 
 class EpochSampler:
     """Serves each of `items` exactly once an epoch, in batches, in a random order that (seed, epoch) determine.
 
-    Yields arrays of at most batch_size items, all of one size or of one less. lengths: of anything that an item may be;
-    `pool` batches at a time are sorted by it together, and served in random order. With several ranks, each gets its
-    share of every batch: the shares do not overlap and together are the batch of a single rank. Works as the
-    batch_sampler of a DataLoader too. Raises ValueError if there are too few items for the ranks.
+    Yields arrays of at most batch_size items, all of one size or of one less. With several ranks, each gets its share
+    of every batch: the shares do not overlap and together are the batch of a single rank. Works as the batch_sampler of
+    a DataLoader too. Raises ValueError if there are too few items for the ranks.
     """
 
-    def __init__(self, items, batch_size, seed=0, rank=0, ranks=1, lengths=None, pool=1):
+    def __init__(self, items, batch_size, seed=0, rank=0, ranks=1):
         self.items, self.seed, self.rank, self.ranks = np.asarray(items), seed, rank, ranks
-        self.lengths, self.pool = lengths, pool
         if batch_size < 1:
             raise ValueError(f'batch_size={batch_size}: expected a whole number from 1.')
         self.batches = -(-len(self.items) // batch_size)
@@ -41,33 +39,33 @@ class EpochSampler:
     def set_epoch(self, epoch, batch=0):
         """Go to an epoch (of the first, 0), and in it to a batch: the first `batch` are not served."""
         self.epoch, self.batch = epoch, batch
-        self._listed = None    # made when it is asked for
-
-    @property
-    def listed(self):
-        """All batches of the epoch, of all ranks together, as a list of arrays."""
-        if self._listed is None:
-            self._listed = self._arrange(np.random.default_rng([self.seed, self.epoch]))
-        return self._listed
-
-    def _arrange(self, random):
-        order = random.permutation(self.items)
-        bounds = len(order) * np.arange(self.batches + 1) // self.batches
-        if self.pool == 1:
-            return np.split(order, bounds[1:-1])
-        for first in range(0, self.batches, self.pool):
-            start, end = bounds[first], bounds[min(first + self.pool, self.batches)]
-            order[start:end] = order[start:end][np.argsort(self.lengths[order[start:end]], kind='stable')]
-        batches = np.split(order, bounds[1:-1])
-        return [batches[i] for i in random.permutation(self.batches)]
 
     def __len__(self):
         """Batches that are left of the epoch."""
         return self.batches - self.batch
 
+    def bounds(self, batch):
+        """Where a batch begins and ends among the shuffled items; batches differ in size by at most one."""
+        return len(self.items) * batch // self.batches, len(self.items) * (batch + 1) // self.batches
+
+    def whole(self, batch):
+        """The items of one batch of the epoch, of all ranks together."""
+        key = (self.epoch, self.seed)
+        if getattr(self, '_key', None) != key:
+            self._order, self._key = np.random.default_rng([self.seed, self.epoch]).permutation(self.items), key
+        start, end = self.bounds(batch)
+        return self._order[start:end]
+
     def __iter__(self):
-        for batch in self.listed[self.batch:]:
-            yield batch[self.rank::self.ranks]
+        for batch in range(self.batch, self.batches):
+            yield self.whole(batch)[self.rank::self.ranks]
+
+
+def by_length(lengths, groups):
+    """Split a batch into `groups` of like length: positions sorted by length, as a list of arrays, none empty."""
+    order = np.argsort(lengths, kind='stable')
+    size = -(-len(order) // groups)
+    return [order[start:start + size] for start in range(0, len(order), size)]
 
 
 class Captions:
@@ -113,18 +111,21 @@ class Captions:
             setattr(self, name, getattr(self, name).to(device))
         return self
 
-    def texts(self, indices):
-        """Captions -> ids (B, T), and targets (B, T): IGNORED at position 0 and where padded."""
-        own = torch.from_numpy(indices).to(self.table.device)
-        captions = self.table[own, :int(self.lengths[indices].max())].long()
-        position = torch.arange(captions.shape[1], device=captions.device)
-        unscored = (position == 0) | (position >= self._lengths[own][:, None])
-        return captions, captions.masked_fill(unscored, IGNORED)
+    def texts(self, indices, groups=1, owners=None):
+        """Captions in groups of like length -> list of (rows (b,), captions (b, T), targets (b, T)).
 
-    def batch(self, indices):
-        """-> features (B, C) float32 of the captions `indices`, their ids (B, T), and targets (B, T)."""
-        rows = self._rows[torch.from_numpy(indices).to(self.table.device)]
-        return self.features[rows].float(), *self.texts(indices)
+        rows: which of the indices they are, or their `owners` where given. A target is IGNORED at position 0 and where
+        padded.
+        """
+        texts = []
+        for which in by_length(self.lengths[indices], groups):
+            own = torch.from_numpy(indices[which]).to(self.table.device)
+            captions = self.table[own, :int(self.lengths[indices[which[-1]]])].long()
+            position = torch.arange(captions.shape[1], device=captions.device)
+            unscored = (position == 0) | (position >= self._lengths[own][:, None])
+            rows = torch.from_numpy(which if owners is None else owners[which]).to(captions.device)
+            texts.append((rows, captions, captions.masked_fill(unscored, IGNORED)))
+        return texts
 
     @functools.cached_property
     def _of_image(self):
@@ -135,7 +136,12 @@ class Captions:
         """Indices of all captions of the images `rows`, image after image."""
         return np.concatenate([self._of_image[row] for row in rows])
 
-    def owners(self, rows):
-        """For each of the captions that of_images gives, the position of its image in `rows`."""
-        counts = [len(self._of_image[row]) for row in rows]
-        return torch.from_numpy(np.repeat(np.arange(len(rows)), counts)).to(self.table.device)
+    def image_texts(self, rows, groups=1):
+        """The `texts` of all captions of the images `rows`, with positions in `rows` as their rows."""
+        owners = np.repeat(np.arange(len(rows)), [len(self._of_image[row]) for row in rows])
+        return self.texts(self.of_images(rows), groups, owners)
+
+    def batch(self, indices, groups=1):
+        """-> features (B, C) float32 of the captions `indices`, and their `texts`."""
+        rows = self._rows[torch.from_numpy(indices).to(self.table.device)]
+        return self.features[rows].float(), self.texts(indices, groups)

@@ -23,12 +23,15 @@ from torch.utils.data import SubsetRandomSampler
 from data_loader import CoCoDataset, annotation_file, dataset_cache, get_loader, image_folder, load_image
 from model import DecoderRNN, EncoderCNN
 from scripts import run_main
-from scripts.batches import Captions, EpochSampler
+from scripts.batches import Captions, EpochSampler, by_length
+from scripts.checkpoint import load_captioner
 from scripts.data import prepare_data
+from scripts.evaluate import score
 from scripts.features import TRANSFORM, default_device, encode, fast_dtype, make_transform
 from scripts.train import (
     Run,
     Settings,
+    caption_validation,
     enter_phase,
     finish_epoch,
     open_run,
@@ -99,13 +102,15 @@ def bare_run(settings, train, vocab_size):
 
 def feature_rate(run, steps=30):
     """Captions/s of training from features, and its parts: share of making the batch, GFLOP/s of the arithmetic."""
-    batches = run.sampler.listed[:steps + 5]
+    groups = run.length_groups
+    batches = [run.sampler.whole(batch) for batch in range(min(steps + 5, run.sampler.batches))]
     for batch in batches[:5]:
         train_step(run, batch, None, batch)
     captions = sum(map(len, batches[5:]))
     whole = seconds(lambda: [train_step(run, batch, None, batch) for batch in batches[5:]])
-    loading = seconds(lambda: [run.train.batch(batch) for batch in batches[5:]])
-    cells = sum(len(batch) * run.train.lengths[batch].max() for batch in batches[5:])
+    loading = seconds(lambda: [run.train.batch(batch, groups) for batch in batches[5:]])
+    cells = sum(len(own) * run.train.lengths[batch[own]].max() for batch in batches[5:]
+                for own in by_length(run.train.lengths[batch], groups))
     E, H, V = run.settings.embed_size, run.settings.hidden_size, run.decoder.linear.out_features
     work = 6 * cells * (4 * H * (E + H) + H * V)    # forward, and twice that backward; 2 operations a weight
     return captions / whole, loading / whole, work / whole / 1e9
@@ -147,7 +152,7 @@ def training(loc, batch_size=128):
 
 def profile(run):
     """What a step from features is made of: the operations that take most of its time."""
-    batches = run.sampler.listed[:20]
+    batches = [run.sampler.whole(batch) for batch in range(20)]
     train_step(run, batches[0], None, batches[0])
     activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * (
         run.device.type == 'cuda')
@@ -173,42 +178,71 @@ def coco(_):
 
 # ---- How captions are arranged into batches ----
 
-class OneLength(EpochSampler):
+class ListedBatches(EpochSampler):
+    """Batches that `arrange(random, captions, batch_size)` lists for each epoch, in random order."""
+
+    def __init__(self, arrange, captions, batch_size, seed):
+        self.arrange, self.captions, self.batch_size = arrange, captions, batch_size
+        super().__init__(captions.indices, batch_size, seed)
+
+    def set_epoch(self, epoch, batch=0):
+        super().set_epoch(epoch, batch)
+        random = np.random.default_rng([self.seed, epoch])
+        listed = self.arrange(random, self.captions, self.batch_size)
+        self.listed, self.batches = [listed[i] for i in random.permutation(len(listed))], len(listed)
+
+    def whole(self, batch):
+        return self.listed[batch]
+
+    def bounds(self, batch):
+        before = sum(map(len, self.listed[:batch]))
+        return before, before + len(self.whole(batch))
+
+
+def one_length(random, captions, batch_size):
     """Captions of a batch are all of one length, as in the notebooks of the course."""
+    order = random.permutation(captions.indices)
+    own = [order[captions.lengths[order] == length] for length in np.unique(captions.lengths[order])]
+    return [part[start:start + batch_size] for part in own for start in range(0, len(part), batch_size)]
 
-    def __init__(self, captions, batch_size, seed):
-        self.size = batch_size
-        super().__init__(captions.indices, batch_size, seed, lengths=captions.lengths)
-        self.batches = len(self.listed)
 
-    def _arrange(self, random):
-        order = random.permutation(self.items)
-        own = [order[self.lengths[order] == length] for length in np.unique(self.lengths[order])]
-        listed = [part[start:start + self.size] for part in own for start in range(0, len(part), self.size)]
-        return [listed[i] for i in random.permutation(len(listed))]
+def sorted_pools(random, captions, batch_size, pool=8):
+    """Eight batches at a time are sorted by length together."""
+    order, size = random.permutation(captions.indices), batch_size * pool
+    own = [part[np.argsort(captions.lengths[part], kind='stable')] for start in range(0, len(order), size)
+           for part in [order[start:start + size]]]
+    return [part[start:start + batch_size] for part in own for start in range(0, len(part), batch_size)]
 
 
 def batching(loc, epochs=4, seeds=3):
-    """Arrangements of captions into batches: padding, speed, and validation CIDEr x100 after four epochs, three seeds.
+    """Arrangements of captions into batches: padding, speed, and validation after four epochs, means of three seeds.
 
-    Not among the parts that run by default: half an hour on two cores. Its runs are in runs/batching-*.
+    Loss in nats per word; CIDEr x100, greedy (and in brackets of each seed) and with a beam of 3. Not among the parts
+    that run by default: half an hour on two cores. Its runs are in runs/batching-*.
     """
-    rows = [('arrangement', 'padding', 'captions/s', *(f'seed {seed}' for seed in range(seeds)), 'mean')]
-    for name, pool in (('random', 1), ('pools of 8 batches', 8), ('one length', None)):
-        best, rates = [], []
+    rows = [('arrangement', 'padding', 'captions/s', 'loss', 'CIDEr greedy', 'CIDEr beam 3')]
+    for name, groups, arrange in (('random', 1, None), ('random, 4 groups', 4, None), ('sorted pools', 1, sorted_pools),
+                                  ('one length', 1, one_length)):
+        best, rates, losses, beams = [], [], [], []
         for seed in range(seeds):
-            run = open_run(Settings(name=f'batching-{name.replace(" ", "-")}', cocoapi_loc=str(loc), seed=seed,
-                                    epochs=epochs, pool=pool or 1))
-            if not pool:
-                run.sampler = OneLength(run.train, run.settings.batch_size, seed)
+            run = open_run(Settings(name=f'batching-{name.replace(", ", "-").replace(" ", "-")}', cocoapi_loc=str(loc),
+                                    seed=seed, epochs=epochs, length_groups=groups))
+            if arrange:
+                run.sampler = ListedBatches(arrange, run.train, run.settings.batch_size, seed)
             while not run.finished:
                 finish_epoch(run, train_one_epoch(run), validate(run))
             best.append(100 * max(line['CIDEr'] for line in run.log))
+            losses.append(run.log[-1]['val_loss'])
             rates += [line['captions_per_second'] for line in run.log]
-        lengths = [run.train.lengths[batch] for batch in run.sampler.listed]
-        padding = 1 - sum(own.sum() for own in lengths) / sum(len(own) * own.max() for own in lengths)
-        rows.append((name, f'{padding:.0%}', f'{np.median(rates):.0f}', *(f'{cider:.1f}' for cider in best),
-                     f'{np.mean(best):.1f}'))
+            captioner = load_captioner(run.folder / 'best.pt', run.device)
+            beams.append(100 * score(caption_validation(run, captioner, beam_size=3), run.references)['CIDEr'])
+        run.sampler.set_epoch(0)
+        shares = [run.train.lengths[whole[own]] for whole in map(run.sampler.whole, range(run.sampler.batches))
+                  for own in by_length(run.train.lengths[whole], groups)]
+        padding = 1 - sum(own.sum() for own in shares) / sum(len(own) * own.max() for own in shares)
+        seen = ', '.join(f'{cider:.1f}' for cider in best)
+        rows.append((name, f'{padding:.0%}', f'{np.median(rates):.0f}', f'{np.mean(losses):.3f}',
+                     f'{np.mean(best):.1f} ({seen})', f'{np.mean(beams):.1f}'))
     table(rows)
 
 
@@ -287,9 +321,8 @@ def made_up_captions(count, images, words, features=2048):
 
 def sampler_cost(count, batch_size=128):
     """Microseconds a batch that the sampler takes over one epoch, its shuffling included."""
-    lengths = np.random.default_rng(0).integers(8, 25, count)
-    sampler = EpochSampler(np.arange(count), batch_size, lengths=lengths, pool=8)
-    return seconds(lambda: [None for _ in sampler]) / len(sampler) * 1e6    # it was not arranged before
+    sampler = EpochSampler(np.arange(count), batch_size)
+    return seconds(lambda: [None for _ in sampler]) / len(sampler) * 1e6
 
 
 def sampler(_):

@@ -80,7 +80,7 @@ class Settings:
     dropout: float = setting(0.5, 'share of inputs and outputs of the LSTM that are dropped in training')
 
     batch_size: int = setting(128, 'captions a step, of all processes together')
-    pool: int = setting(8, 'batches that are drawn together and sorted by length, which saves padding; 1: none')
+    length_groups: int = setting(0, 'parts of like length of a batch, to save padding; 0: four on a CPU, one on a GPU')
     epochs: int = setting(10, 'passes over all training captions, on features of the frozen CNN')
     learning_rate: float = setting(2e-3, 'highest, reached after the warm-up; then it falls to 0 along a cosine')
     warmup: float = setting(0.05, 'share of the steps in which the learning rate rises from 0')
@@ -101,7 +101,7 @@ class Settings:
     tune_cache: bool = setting(False, 'keep on disk what the frozen stages give, flipped and not, and do not crop')
 
     def __post_init__(self):
-        least = {'seed': 0, 'batch_size': 1, 'tune_batch_size': 1, 'pool': 1, 'epochs': 0, 'tune_epochs': 0,
+        least = {'seed': 0, 'batch_size': 1, 'tune_batch_size': 1, 'length_groups': 0, 'epochs': 0, 'tune_epochs': 0,
                  'patience': 1, 'val_images': 1, 'tune_stages': 1}
         for name, value in least.items():
             if getattr(self, name) < value:
@@ -154,6 +154,10 @@ class Run:
         return Captioner(self.encoder, self.decoder, self.vocab, TRANSFORM, self.device)
 
     @property
+    def length_groups(self):
+        return self.settings.length_groups or (1 if self.device.type == 'cuda' else 4)
+
+    @property
     def phase_epochs(self):
         return self.settings.tune_epochs if self.phase == 'tune' else self.settings.epochs
 
@@ -165,10 +169,10 @@ class Network(nn.Module):
         super().__init__()
         self.tuned, self.embed, self.decoder = tuned, encoder.embed, decoder
 
-    def forward(self, inputs, captions, owners=None):
-        """inputs: (N, ...). captions: (B, T). owners: (B,), which input each is of; default one each. -> (B, T, V)"""
+    def forward(self, inputs, texts):
+        """inputs: (B, ...). texts: pairs of rows of the inputs (b,) and captions (b, T). Returns scores (b, T, V)."""
         embedded = self.embed(self.tuned(inputs))
-        return self.decoder(embedded if owners is None else embedded[owners], captions)
+        return [self.decoder(embedded[rows], captions) for rows, captions in texts]
 
 
 # ---- Opening a run ----
@@ -263,9 +267,9 @@ def enter_phase(run, phase):
     run.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay,
                                       fused=run.device.type in ('cuda', 'cpu'))
     run.parameters = [parameter for group in groups for parameter in group['params']]
-    share = {'seed': settings.seed, 'rank': distributed.rank(), 'ranks': distributed.ranks()}
-    run.sampler = EpochSampler(run.train.rows, settings.tune_batch_size, **share) if phase == 'tune' else EpochSampler(
-        run.train.indices, settings.batch_size, **share, lengths=run.train.lengths, pool=settings.pool)
+    items, size = (run.train.rows, settings.tune_batch_size) if phase == 'tune' else (
+        run.train.indices, settings.batch_size)
+    run.sampler = EpochSampler(items, size, settings.seed, distributed.rank(), distributed.ranks())
     run.network = distributed.parallel(Network(run.encoder, run.decoder, tuned), share=run.encoder.embed)
     run.phase, run.tuned, run.phase_epoch = phase, tuned, 0
 
@@ -303,16 +307,16 @@ def train_one_epoch(run):
     run.decoder.train()
     run.saved_at = time.monotonic()
     norms = []
-    done = sum(map(len, run.sampler.listed[:run.batch]))
-    progress = tqdm(total=len(run.sampler.items), initial=done, mininterval=0.5, desc=f'epoch {run.epoch + 1}',
-                    unit=' images' if run.phase == 'tune' else ' captions', disable=distributed.rank() > 0)
+    progress = tqdm(total=len(run.sampler.items), initial=run.sampler.bounds(run.batch)[0], mininterval=0.5,
+                    desc=f'epoch {run.epoch + 1}', unit=' images' if run.phase == 'tune' else ' captions',
+                    disable=distributed.rank() > 0)
     with progress, delayed_interrupt() as interrupted, _memory_explained(run):
         start = time.perf_counter()
         for items, inputs in _inputs(run):
             for group in run.optimizer.param_groups:
                 group['lr'] = learning_rate(run.phase_epoch * batches + run.batch, batches * run.phase_epochs,
                                             group['highest'], settings.warmup)
-            whole = run.sampler.listed[run.batch]
+            whole = run.sampler.whole(run.batch)
             norms.append(train_step(run, items, inputs, whole))
             run.batch += 1
             progress.update(len(whole))
@@ -348,17 +352,17 @@ def train_step(run, items, inputs, whole):
     step = (settings.seed * 1_000_003 + run.epoch * run.sampler.batches + run.batch) * distributed.ranks()
     torch.manual_seed(step + distributed.rank())
     if run.phase == 'features':
-        inputs, captions, targets = train.batch(items)
-        owners = None
+        inputs, texts = train.batch(items, run.length_groups)
+        captions = whole
     else:
-        whole = train.of_images(whole)
-        captions, targets = train.texts(train.of_images(items))
-        owners = train.owners(items)
-    words = int(train.lengths[whole].sum()) - len(whole)    # of all ranks; the start word is not scored
+        captions = train.of_images(whole)
+        texts = train.image_texts(items, run.length_groups)
+    words = int(train.lengths[captions].sum()) - len(captions)    # of all ranks; the start word is not scored
     dtype = fast_dtype(run.device)
     with torch.autocast(run.device.type, dtype, enabled=dtype != torch.float32):
-        scores = run.network(inputs, captions, owners)
-    cross_entropy, smoothing = caption_losses(scores, targets)
+        scores = run.network(inputs, [(rows, captions) for rows, captions, _ in texts])
+    losses = [caption_losses(own, targets) for own, (_, _, targets) in zip(scores, texts, strict=True)]
+    cross_entropy, smoothing = (sum(parts) for parts in zip(*losses, strict=True))
     smooth = settings.label_smoothing
     loss = ((1 - smooth) * cross_entropy + smooth * smoothing) / words
     run.optimizer.zero_grad()
@@ -366,7 +370,7 @@ def train_step(run, items, inputs, whole):
     norm = torch.nn.utils.clip_grad_norm_(run.parameters, settings.clip_norm)
     run.optimizer.step()
     total = distributed.total(cross_entropy.detach())
-    for key, value in (('loss', total), ('words', words), ('captions', len(whole)), ('norm', norm)):
+    for key, value in (('loss', total), ('words', words), ('captions', len(captions)), ('norm', norm)):
         run.sums[key] = run.sums.get(key, 0) + value
     return norm
 
@@ -458,9 +462,12 @@ def _validate(run):
     if run.phase == 'tune':
         run.val.features = tuned_features(run)
     total, words = 0.0, 0
-    for indices in EpochSampler(run.val.indices, 512, lengths=run.val.lengths, pool=1000):    # sorted by length
-        features, captions, targets = run.val.batch(indices)
-        total += caption_losses(run.decoder(run.encoder.embed(features), captions), targets)[0].item()
+    for start in range(0, len(run.val.indices), 512):
+        indices = run.val.indices[start:start + 512]
+        features, texts = run.val.batch(indices, groups=4)
+        embedded = run.encoder.embed(features)
+        for rows, captions, targets in texts:
+            total += caption_losses(run.decoder(embedded[rows], captions), targets)[0].item()
         words += int(run.val.lengths[indices].sum()) - len(indices)
     from scripts.evaluate import score
     scores = score(caption_validation(run, run.captioner), run.references)
@@ -468,9 +475,9 @@ def _validate(run):
     return {'val_loss': total / words, **kept}
 
 
-def caption_validation(run, captioner):
-    """Greedy captions of the validation images in the COCO results format."""
-    sentences = captioner.caption_features(run.val.features[run.val.rows], run.settings.max_len)
+def caption_validation(run, captioner, beam_size=1):
+    """Captions of the validation images in the COCO results format; a beam of 1 is greedy."""
+    sentences = captioner.caption_features(run.val.features[run.val.rows], run.settings.max_len, beam_size)
     return [{'image_id': run.val.image_ids[row], 'caption': sentence}
             for row, sentence in zip(run.val.rows, sentences, strict=True)]
 

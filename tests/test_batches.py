@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data_loader import CoCoDataset, annotation_file, image_folder
-from scripts.batches import Captions, EpochSampler
+from scripts.batches import Captions, EpochSampler, by_length
 from vocabulary import Vocabulary
 
 
@@ -27,33 +27,18 @@ def order(sampler, epoch, batch=0):
 
 @pytest.mark.parametrize('count', [12, 60, 61, 1000])
 @pytest.mark.parametrize('batch_size', [1, 7, 64])
-@pytest.mark.parametrize('pool', [1, 3])
-def test_an_epoch_serves_each_item_once_in_an_order_of_its_own(count, batch_size, pool):
-    lengths = np.arange(count + 10) % 4
-    sampler = EpochSampler(np.arange(count) + 10, batch_size, seed=3, lengths=lengths, pool=pool)
+def test_an_epoch_serves_each_item_once_in_an_order_of_its_own(count, batch_size):
+    sampler = EpochSampler(np.arange(count) + 10, batch_size, seed=3)
     one, other = (sum(order(sampler, epoch), []) for epoch in (0, 1))
     assert sorted(one) == sorted(other) == list(range(10, 10 + count)) and one != other
     sizes = {len(items) for items in order(sampler, 0)}
     assert max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
-    for seed in (3, 4):
-        again = EpochSampler(np.arange(count) + 10, batch_size, seed=seed, lengths=lengths, pool=pool)
-        assert (sum(order(again, 0), []) == one) == (seed == 3)
+    assert sum(order(EpochSampler(np.arange(count) + 10, batch_size, seed=3), 0), []) == one
+    assert sum(order(EpochSampler(np.arange(count) + 10, batch_size, seed=4), 0), []) != one
 
 
-def test_pools_are_sorted_by_length_and_served_in_any_order():
-    lengths = np.random.default_rng(1).integers(5, 30, 400)
-    batches = order(EpochSampler(np.arange(400), 10, lengths=lengths, pool=8), 0)
-    spread, means = [np.ptp(lengths[batch]) for batch in batches], [lengths[batch].mean() for batch in batches]
-    alone = [np.ptp(lengths[batch]) for batch in order(EpochSampler(np.arange(400), 10), 0)]
-    assert np.mean(spread) < np.mean(alone) / 3 and abs(np.corrcoef(means, range(40))[0, 1]) < 0.4
-    pools = order(EpochSampler(np.arange(400), 10, lengths=lengths, pool=40), 0)    # all in one pool: no overlap
-    ends = sorted((lengths[batch].min(), lengths[batch].max()) for batch in pools)
-    assert all(one[1] <= other[0] for one, other in zip(ends, ends[1:], strict=False))
-
-
-@pytest.mark.parametrize('pool', [1, 3])
-def test_an_epoch_continues_at_any_batch(pool):
-    sampler = EpochSampler(np.arange(50), 8, lengths=np.arange(50) % 7, pool=pool)
+def test_an_epoch_continues_at_any_batch():
+    sampler = EpochSampler(np.arange(50), 8)
     whole = order(sampler, 2)
     for batch in range(len(whole) + 1):
         assert order(sampler, 2, batch) == whole[batch:]
@@ -61,9 +46,8 @@ def test_an_epoch_continues_at_any_batch(pool):
 
 @pytest.mark.parametrize('ranks', [2, 3, 8])
 def test_ranks_share_each_batch_without_overlap_or_loss(ranks):
-    pools = {'lengths': np.arange(100) % 7, 'pool': 4}
-    whole = order(EpochSampler(np.arange(100), 9, **pools), 1)
-    shares = [order(EpochSampler(np.arange(100), 9, rank=rank, ranks=ranks, **pools), 1) for rank in range(ranks)]
+    whole = order(EpochSampler(np.arange(100), 9), 1)
+    shares = [order(EpochSampler(np.arange(100), 9, rank=rank, ranks=ranks), 1) for rank in range(ranks)]
     for batch, parts in zip(whole, zip(*shares, strict=True), strict=True):
         assert sorted(sum(parts, [])) == sorted(batch) and all(parts)
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -80,18 +64,33 @@ def test_it_is_a_batch_sampler_of_a_data_loader():
     assert [batch.tolist() for batch in served] == [[10 * i for i in items] for items in sampler]
 
 
-def test_targets_are_the_captions_without_start_and_padding(captions):
+@pytest.mark.parametrize('count', [1, 2, 5, 128])
+@pytest.mark.parametrize('groups', [1, 3, 4])
+def test_groups_of_like_length_are_a_partition(count, groups):
+    lengths = np.random.default_rng(0).integers(5, 30, count)
+    parts = by_length(lengths, groups)
+    assert sorted(np.concatenate(parts)) == list(range(count)) and len(parts) <= groups and all(map(len, parts))
+    for shorter, longer in zip(parts, parts[1:], strict=False):
+        assert lengths[shorter].max() <= lengths[longer].min()
+
+
+@pytest.mark.parametrize('groups', [1, 3])
+def test_targets_are_the_captions_without_start_and_padding(captions, groups):
     captions, images = captions
     indices = np.array([4, 17, 30, 2, 59, 8, 21])
-    features, ids, targets = captions.batch(indices)
-    assert features.shape == (7, 6) and features.dtype == torch.float32 and ids.shape == targets.shape
-    assert (targets != -100).any(0)[1:].all()    # no column of padding alone
-    for index, feature, caption, target in zip(indices, features, ids, targets, strict=True):
-        words = images.caption_ids(index)
-        assert target[0] == -100 and torch.equal(target[1:len(words)], words[1:])
-        assert (target[len(words):] == -100).all() and (caption[len(words):] == images.vocab.end_id).all()
-        assert torch.equal(caption[:len(words)], words)
-        assert torch.equal(feature, captions.features[images.image_rows[index]].float())
+    features, texts = captions.batch(indices, groups)
+    assert features.shape == (7, 6) and features.dtype == torch.float32
+    served = []
+    for rows, ids, targets in texts:
+        assert ids.shape == targets.shape and (targets != -100).any(0)[1:].all()    # no column of padding alone
+        for row, caption, target in zip(rows.tolist(), ids, targets, strict=True):
+            words = images.caption_ids(indices[row])
+            assert target[0] == -100 and torch.equal(target[1:len(words)], words[1:])
+            assert (target[len(words):] == -100).all() and (caption[len(words):] == images.vocab.end_id).all()
+            assert torch.equal(caption[:len(words)], words)
+            assert torch.equal(features[row], captions.features[images.image_rows[indices[row]]].float())
+            served.append(row)
+    assert sorted(served) == list(range(7))
 
 
 def test_images_come_with_all_their_captions(captions):
@@ -99,8 +98,13 @@ def test_images_come_with_all_their_captions(captions):
     rows = np.array([7, 0, 11])
     own = captions.of_images(rows)
     assert sorted(own) == [*range(5), *range(35, 40), *range(55, 60)]
-    assert captions.owners(rows).tolist() == [0] * 5 + [1] * 5 + [2] * 5
-    assert images.image_rows[own].tolist() == rows[captions.owners(rows)].tolist()
+    seen = []
+    for owners, ids, _ in captions.image_texts(rows, groups=4):
+        for owner, caption in zip(owners.tolist(), ids, strict=True):
+            texts = [images.caption_ids(index).tolist() for index in captions.of_images(rows[[owner]])]
+            assert any(caption.tolist()[:len(text)] == text for text in texts)
+            seen.append(owner)
+    assert sorted(seen) == [0] * 5 + [1] * 5 + [2] * 5
 
 
 def test_unusable_images_and_endless_captions_are_left_out(captions):

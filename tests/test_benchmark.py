@@ -3,9 +3,19 @@
 import sys
 
 import numpy as np
+import pytest
 
 from scripts import benchmark
-from scripts.benchmark import OneLength, bare_run, feature_rate, made_up_captions, start, write_made_up
+from scripts.benchmark import (
+    ListedBatches,
+    bare_run,
+    feature_rate,
+    made_up_captions,
+    one_length,
+    sorted_pools,
+    start,
+    write_made_up,
+)
 from scripts.train import Settings
 
 
@@ -19,12 +29,15 @@ def test_made_up_captions_are_trained_on(capsys):
     assert rate > 0 and 0 < loading < 1 and speed > 0
 
 
-def test_batches_of_one_length_serve_each_caption_once():
+@pytest.mark.parametrize('arrange', [one_length, sorted_pools])
+def test_arrangements_serve_each_caption_once(arrange):
     captions = made_up_captions(400, 50, 30, features=6)
-    sampler = OneLength(captions, 16, seed=0)
+    sampler = ListedBatches(arrange, captions, 16, seed=0)
     served = [list(batch) for batch in sampler]
     assert sorted(sum(served, [])) == list(range(400)) and max(map(len, served)) == 16
-    assert all(np.ptp(captions.lengths[batch]) == 0 for batch in served)
+    assert sampler.bounds(sampler.batches - 1)[1] == 400
+    spread = [np.ptp(captions.lengths[batch]) for batch in served]
+    assert max(spread) == 0 if arrange is one_length else np.mean(spread) < np.ptp(captions.lengths) / 3
     sampler.set_epoch(1)
     assert [list(batch) for batch in sampler] != served
     sampler.set_epoch(0, 3)
