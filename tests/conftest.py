@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 from torchvision.models import resnet18
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 COLOURS = ['red', 'green', 'blue', 'yellow', 'white', 'black']
 PATTERNS = ['A {0} square.', 'There is a {0} square in the middle.', 'a square , {0}', 'One small {0} square on grey .',
             'The square is {0}']
@@ -68,6 +69,20 @@ def small_weights(tmp_path_factory):
     path = tmp_path_factory.mktemp('weights') / 'resnet18.pt'
     torch.save(resnet18().state_dict(), path)
     return str(path)
+
+
+def driver_of(root, before=''):
+    """A script that trains as `python -m scripts.train`, with runs and caches under `root`; `before` runs first."""
+    return f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(REPOSITORY)!r})
+import data_loader, scripts.checkpoint, scripts.compare, scripts.runs, scripts.train
+for module in (data_loader, scripts.checkpoint, scripts.compare, scripts.runs, scripts.train):
+    module.ROOT = Path({str(root)!r})
+{before}
+scripts.train.main()
+"""
 
 
 @pytest.fixture

@@ -7,26 +7,16 @@ import sys
 
 import pytest
 import torch
+from conftest import driver_of
 
-from data_loader import ROOT
 from scripts.checkpoint import read_checkpoint
 
-DRIVER = """
-import sys
-from pathlib import Path
-import torch
-sys.path.insert(0, {repository!r})
-import data_loader, scripts.checkpoint, scripts.compare, scripts.runs, scripts.train
-for module in (data_loader, scripts.checkpoint, scripts.compare, scripts.runs, scripts.train):
-    module.ROOT = Path({root!r})
-scripts.train.fast_dtype = lambda device: torch.float32    # bfloat16 would hide what is compared
-scripts.train.main()
-"""
+EXACT = 'import torch\nscripts.train.fast_dtype = lambda device: torch.float32'    # bfloat16 would hide what differs
 
 
 def train(dataset, weights, root, processes, *flags):
     driver = root.with_suffix('.py')
-    driver.write_text(DRIVER.format(repository=str(ROOT), root=str(root)))
+    driver.write_text(driver_of(root, EXACT))
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(processes), '--standalone',
                str(driver), '--name', 'squares', '--cocoapi-loc', str(dataset), '--backbone', 'resnet18', '--weights',
                weights, '--vocab-threshold', '1', '--embed-size', '16', '--hidden-size', '24', '--batch-size', '9',

@@ -11,26 +11,18 @@ import sys
 import time
 
 import torch
+from conftest import driver_of
 
 from data_loader import ROOT
 from scripts.checkpoint import read_checkpoint
 from scripts.data import prepare_data
 
 KILLS = 20
-DRIVER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {repository!r})
-import data_loader, scripts.checkpoint, scripts.compare, scripts.runs, scripts.train
-for module in (data_loader, scripts.checkpoint, scripts.compare, scripts.runs, scripts.train):
-    module.ROOT = Path({root!r})
-scripts.train.main()
-"""
 
 
 def start(root, loc, epochs):
     driver = root / 'driver.py'
-    driver.write_text(DRIVER.format(repository=str(ROOT), root=str(root)))
+    driver.write_text(driver_of(root))
     command = [sys.executable, str(driver), '--name', 'scenes', '--cocoapi-loc', str(loc), '--epochs', str(epochs),
                '--weights', str(ROOT / 'models' / 'resnet50_v1_imagenet.pt'), '--save-seconds', '1',
                '--hidden-size', '256', '--patience', '99']
