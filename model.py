@@ -119,7 +119,7 @@ class DecoderRNN(nn.Module):
 
     The image is the first input (Vinyals et al. 2015) and is added to each word that follows (par-inject, Tanti et al.
     2018, Where to put the Image in an Image Caption Generator): an LSTM that saw it once has half forgotten it by the
-    time it needs a noun. On Flickr8k that gave six points of CIDEr.
+    time it needs a noun. Six points of CIDEr on photos, measured.
     """
 
     def __init__(self, embed_size, hidden_size, vocab_size, num_layers=1, dropout=0.0, start_id=0, end_id=1):
