@@ -231,7 +231,7 @@ def open_run(settings, device=None):
         facts = {'device': str(device), 'ranks': distributed.ranks(), 'backbone_hash': backbone_hash,
                  'parameters': [trained, total]}
         distributed.from_first(lambda: record(folder, settings, what, source, **facts))
-        print(f'{folder.relative_to(ROOT)}: a new run of {settings.epochs} epochs on {device}, '
+        print(f'{folder.relative_to(ROOT)}: a new run of {settings.epochs + settings.tune_epochs} epochs on {device}, '
               f'{trained / 1e6:.1f} million trained weights')
     distributed.from_first(lambda: mark_opened(folder))
     return run
@@ -499,7 +499,7 @@ def finish_epoch(run, train, val):
 
 def _finish_epoch(run, train, val):
     entry = {'epoch': run.epoch + 1, **train, **val, 'train_seconds': round(run.sums['seconds'], 2)}
-    run.log.append({key: round(value, 5) if isinstance(value, float) else value for key, value in entry.items()})
+    run.log.append({key: float(f'{value:.5g}') if isinstance(value, float) else value for key, value in entry.items()})
     run.epoch, run.phase_epoch, run.batch, run.sums = run.epoch + 1, run.phase_epoch + 1, 0, {}
     best = max(run.log, key=lambda line: line['CIDEr'])
     if best is run.log[-1]:
