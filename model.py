@@ -1,11 +1,13 @@
-"""The model: a CNN turns an image into one vector, an LSTM turns the vector into a caption, word by word.
+"""The model: a CNN turns an image into a vector, an LSTM turns the vector into a caption, word by word.
 
     encoder, decoder = EncoderCNN(embed_size=512), DecoderRNN(512, 512, vocab_size=len(vocab))
     scores = decoder(encoder(images), captions)         # training: (B, T, V)
     ids = decoder.sample(encoder(image).unsqueeze(1))   # inference: [start, words..., end]
 
-Vinyals et al. 2015, Show and Tell: A Neural Image Caption Generator.
-Axes: B batch, T caption length, V vocabulary, E embedding, H hidden, C channels of the CNN, L layers of the LSTM.
+Vinyals et al. 2015, Show and Tell: A Neural Image Caption Generator. Other encoders, and other ways for the image into
+the LSTM, are arguments. Beam search, sampling and the rest (scripts/decoding.py) need `init_state` and `step` alone.
+Axes: B batch, T caption length, V vocabulary, E embedding, H hidden, C channels of the CNN, P places of an image,
+L layers of the LSTM.
 """
 
 from collections import OrderedDict
@@ -16,7 +18,10 @@ import torchvision
 from torch import nn
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent / 'models' / 'resnet50_v1_imagenet.pt'
+HEADS = ('fc', 'classifier', 'head', 'avgpool', 'flatten', 'dropout', 'aux', 'AuxLogits')    # not of the trunk
 
+
+# ---- Encoder ----
 
 def stride_in_first_convolution(resnet):
     """Turn torchvision's ResNet (v1.5) into the network of the 2015 paper (v1), for weights trained with it.
@@ -28,23 +33,8 @@ def stride_in_first_convolution(resnet):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
 
 
-def load_backbone(name, weights):
-    """A torchvision ResNet without its classifier, as a sequence of stages -> (nn.Sequential, feature size C).
-
-    The stages are stem, layer1, ..., layer4 and pool: together from images (B, 3, 224, 224) to features (B, C). The
-    last can be tuned while the first stay as they are. weights: the shipped file, another file with a state dict, a
-    torchvision weights name such as 'IMAGENET1K_V2', or None for random weights. Raises ValueError or OSError that says
-    what to do when they cannot be had.
-    """
-    if not name.startswith('resnet') or name not in torchvision.models.list_models():
-        raise ValueError(f"backbone='{name}': expected a torchvision ResNet, such as 'resnet50' or 'resnet152'.")
-    resnet = torchvision.models.get_model(name)
-    stages = nn.Sequential(OrderedDict(
-        stem=nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool),
-        layer1=resnet.layer1, layer2=resnet.layer2, layer3=resnet.layer3, layer4=resnet.layer4,
-        pool=nn.Sequential(resnet.avgpool, nn.Flatten())))
-    if weights is None:
-        return stages, resnet.fc.in_features
+def read_weights(network, name, weights):
+    """Read `weights`, as EncoderCNN takes them, into a torchvision classifier; its head may be missing or another."""
     if Path(weights).is_file():
         try:
             state = torch.load(weights, map_location='cpu', weights_only=True)
@@ -52,7 +42,7 @@ def load_backbone(name, weights):
         except Exception as error:    # a damaged or foreign file raises many kinds
             raise ValueError(f"weights='{weights}' hold no state dict that can be read safely: {error}") from None
         if strides == 'v1':    # a file without the mark is torchvision's own kind
-            stride_in_first_convolution(resnet)
+            stride_in_first_convolution(network)
     else:
         try:
             state = torchvision.models.get_model_weights(name)[str(weights)].get_state_dict(progress=True)
@@ -62,22 +52,95 @@ def load_backbone(name, weights):
         except OSError as error:
             raise OSError(f"weights='{weights}' could not be downloaded ({error}). Leave `weights` out for those that "
                           'ship with the repository, or download the file elsewhere and give its path.') from None
+    head = {key: value for key, value in network.state_dict().items() if key.startswith(HEADS)}    # any will do
     try:
-        classifier = {f'fc.{key}': value for key, value in resnet.fc.state_dict().items()}    # not used, any will do
-        resnet.load_state_dict({**state, **classifier})
+        network.load_state_dict({**state, **head})
     except RuntimeError as error:
         raise ValueError(f"weights='{weights}' do not fit backbone='{name}': {str(error)[:300]}") from None
-    return stages, resnet.fc.in_features
+
+
+def load_backbone(name, weights, grid=False):
+    """The trunk of a torchvision classifier -> (nn.Sequential of its stages and a pool, C, transform).
+
+    The stages turn images (B, 3, S, S) into a map of features (B, C, h, w); the pool makes that (B, C), or with `grid`
+    (B, h * w, C). The last stages can be tuned while the first stay as they are. transform: size S, mean and std of the
+    images that it was trained on. weights: as EncoderCNN takes them.
+    """
+    if name not in torchvision.models.list_models(torchvision.models):
+        raise ValueError(f"backbone='{name}': expected a torchvision classifier, such as 'resnet50', 'resnet152', "
+                         "'vgg16', 'inception_v3' or 'convnext_tiny'.")
+    options = {'init_weights': weights is None} if name in ('inception_v3', 'googlenet') else {}    # it takes a minute
+    network = torchvision.models.get_model(name, **options)
+    if weights is not None:
+        read_weights(network, name, weights)
+    stages = OrderedDict()
+    for child_name, child in network.named_children():
+        if not child_name.startswith(HEADS):
+            stages.update(child.named_children() if child_name == 'features' else {child_name: child})
+    trained_on = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    size, mean, std = trained_on.crop_size[0], list(trained_on.mean), list(trained_on.std)
+    if hasattr(network, 'transform_input'):    # Google's take -1..1: torchvision turns its own usual range into that
+        mean, std = [0.5] * 3, [0.5] * 3
+    stages, error = nn.Sequential(stages).eval(), ''
+    try:
+        with torch.no_grad():
+            shape = stages(torch.zeros(1, 3, size, size)).shape
+    except (RuntimeError, TypeError, AssertionError) as found:
+        shape, error = (), found
+    if len(shape) != 4:
+        raise ValueError(f"backbone='{name}' gives no map of features (B, C, h, w), but {list(shape)} {error}.")
+    stages.append(nn.Sequential(nn.Flatten(2), Transpose()) if grid else nn.Sequential(nn.AdaptiveAvgPool2d(1),
+                                                                                     nn.Flatten()))
+    return stages, shape[1], {'size': size, 'mean': mean, 'std': std}
+
+
+class Transpose(nn.Module):
+    """(B, C, P) -> (B, P, C)"""
+
+    def forward(self, features):
+        return features.transpose(1, 2)
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch-norm that takes a single image in training too: one row has no statistics, so the running ones serve."""
+    """Batch-norm of (B, E) or (B, P, E) that takes a single row in training too: the running statistics serve then."""
 
     def forward(self, features):
-        if self.training and len(features) == 1:
-            return nn.functional.batch_norm(features, self.running_mean, self.running_var, self.weight, self.bias)
-        return super().forward(features)
+        rows = features.flatten(0, -2)
+        if self.training and len(rows) == 1:
+            rows = nn.functional.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias)
+        else:
+            rows = super().forward(rows)
+        return rows.view_as(features)
 
+
+class EncoderCNN(nn.Module):
+    """Image -> vector, with `grid` a vector for each place: a frozen CNN (`backbone`) and a trainable head (`embed`).
+
+    backbone: a torchvision classifier. weights: the shipped file, another file with a state dict, a torchvision weights
+    name such as 'IMAGENET1K_V2', or None for random weights. `transform` says which images it takes: size, mean, std.
+    The backbone stays in eval mode under .train(), so that its batch-norm statistics do not drift. The head ends with a
+    batch-norm of its own: pooled features are all positive and much alike, and what tells images apart is how they
+    differ from their mean. Raises ValueError or OSError that says what to do when the weights cannot be had.
+    """
+
+    def __init__(self, embed_size, backbone='resnet50', weights=DEFAULT_WEIGHTS, grid=False):
+        super().__init__()
+        self.backbone, feature_size, self.transform = load_backbone(backbone, weights, grid)
+        self.backbone.requires_grad_(False)
+        self.embed = nn.Sequential(nn.Linear(feature_size, embed_size, bias=False), BatchNorm(embed_size))
+        self.train()
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, images):
+        features = self.backbone(images)    # (B, C), or (B, P, C)
+        return self.embed(features)         # (B, E), or (B, P, E)
+
+
+# ---- Decoder ----
 
 class Dropout(nn.Dropout):
     """nn.Dropout with the mask drawn by torch.rand: PyTorch's own way takes five times as long on a CPU."""
@@ -89,83 +152,116 @@ class Dropout(nn.Dropout):
         return x * (kept * (1 / (1 - self.p) if self.p < 1 else 0.0)).to(x.dtype)
 
 
-class EncoderCNN(nn.Module):
-    """Image -> vector: a frozen CNN (`backbone`) and a trainable head (`embed`).
+class Attention(nn.Module):
+    """Where to look: a weight for each place, from what is there and what the LSTM has in mind.
 
-    The backbone stays in eval mode under .train(), so that its batch-norm statistics do not drift. The head ends with a
-    batch-norm of its own: pooled features are all positive and much alike, and what tells images apart is how they
-    differ from their mean.
+    Soft attention with a gate, Xu et al. 2015, Show, Attend and Tell.
     """
 
-    def __init__(self, embed_size, backbone='resnet50', weights=DEFAULT_WEIGHTS):
+    def __init__(self, embed_size, hidden_size):
         super().__init__()
-        self.backbone, feature_size = load_backbone(backbone, weights)
-        self.backbone.requires_grad_(False)
-        self.embed = nn.Sequential(nn.Linear(feature_size, embed_size, bias=False), BatchNorm(embed_size))
-        self.train()
+        self.query, self.gate = nn.Linear(hidden_size, embed_size), nn.Linear(hidden_size, embed_size)
+        self.energy = nn.Linear(embed_size, 1, bias=False)
 
-    def train(self, mode=True):
-        super().train(mode)
-        self.backbone.eval()
-        return self
-
-    def forward(self, images):
-        features = self.backbone(images)    # (B, C)
-        return self.embed(features)         # (B, E)
+    def forward(self, features, hidden):
+        """features: (B, P, E); hidden: (B, H). Returns the image as seen now (B, E), and the weights (B, P)."""
+        energy = self.energy(torch.tanh(features + self.query(hidden).unsqueeze(1)))    # (B, P, 1)
+        weights = energy.squeeze(2).softmax(dim=1)                                      # (B, P)
+        seen = (weights.unsqueeze(1) @ features).squeeze(1)                             # (B, E)
+        return self.gate(hidden).sigmoid() * seen, weights
 
 
 class DecoderRNN(nn.Module):
-    """Vector -> caption: an LSTM that reads the image, then the words so far, and scores the next word.
+    """Vector -> caption: an LSTM that reads the image and the words so far, and scores the next word.
 
-    The image is the first input (Vinyals et al. 2015) and is added to each word that follows (par-inject, Tanti et al.
-    2018, Where to put the Image in an Image Caption Generator): an LSTM that saw it once has half forgotten it by the
-    time it needs a noun. Six points of CIDEr on photos, measured.
+    image: where the image enters,
+        'every': as the first input, and added to each word that follows (par-inject, Tanti et al. 2018, Where to put
+            the Image in an Image Caption Generator): an LSTM that saw it once half forgets it before it needs a noun
+        'first': as the first input (Vinyals et al. 2015)
+        'state': as the initial state
+        'attention': its mean as the initial state, and what it looks at added to each word (Xu et al. 2015); features
+            are then (B, P, E), of an encoder with grid=True
+    tied: a word is read and written by the same vector (Press and Wolf 2017, Using the Output Embedding to Improve
+        Language Models); needs embed_size == hidden_size.
     """
 
-    def __init__(self, embed_size, hidden_size, vocab_size, num_layers=1, dropout=0.0, start_id=0, end_id=1):
+    def __init__(self, embed_size, hidden_size, vocab_size, num_layers=1, dropout=0.0, start_id=0, end_id=1,
+                 image='every', tied=False):
         super().__init__()
-        self.start_id, self.end_id = start_id, end_id
+        if image not in ('every', 'first', 'state', 'attention'):
+            raise ValueError(f"image='{image}': expected 'every', 'first', 'state' or 'attention'.")
+        if tied and embed_size != hidden_size:
+            raise ValueError(f'tied=True needs one size for both, but embed_size={embed_size}, '
+                             f'hidden_size={hidden_size}.')
+        self.start_id, self.end_id, self.image = start_id, end_id, image
         self.embedding = nn.Embedding(vocab_size, embed_size)
         self.lstm = nn.LSTM(embed_size, hidden_size, num_layers, batch_first=True,
                             dropout=dropout if num_layers > 1 else 0.0)
         self.dropout = Dropout(dropout)
         self.linear = nn.Linear(hidden_size, vocab_size)
+        if tied:
+            self.embedding.weight = self.linear.weight
+        if image in ('state', 'attention'):
+            self.first_state = nn.Linear(embed_size, 2 * num_layers * hidden_size)
+        if image == 'attention':
+            self.attention = Attention(embed_size, hidden_size)
 
     def forward(self, features, captions):
         """Scores of the next word at every position, teacher-forced.
 
-        features: (B, E). captions: (B, T) ids, each [start, words..., end, padding]. Returns (B, T, V): position t
-        scores captions[:, t] given the image and captions[:, :t].
+        features: (B, E), or (B, P, E) with attention. captions: (B, T) ids, each [start, words..., end, padding].
+        Returns (B, T, V): position t scores captions[:, t] given the image and captions[:, :t].
         """
-        image = self.dropout(features).unsqueeze(1)                           # (B, 1, E)
-        words = self.dropout(self.embedding(captions[:, :-1]))                # (B, T-1, E)
-        hidden, _ = self.lstm(torch.cat([image, words + image], dim=1))       # (B, T, H)
-        return self.linear(self.dropout(hidden))                              # (B, T, V)
+        features, *state = self.init_state(self.dropout(features))
+        words = self.dropout(self.embedding(captions[:, :-1]))                      # (B, T-1, E)
+        hidden = [state[0][:, -1:]]                                                 # (B, 1, H): before any word
+        for part in words.split(1, dim=1) if self.image == 'attention' else [words]:
+            read, state = self._read(part + self._seen(features, state), state)
+            hidden.append(read)
+        return self.linear(self.dropout(torch.cat(hidden, dim=1)))                  # (B, T, V)
 
-    def init_state(self, features):
-        """State after the image, before the first word. features: (B, E). Returns a tuple of tensors (B, ...)."""
-        return self._state(features, self.lstm(features.unsqueeze(1))[1])
+    def init_state(self, features, state=None):
+        """State before the first word, a tuple of tensors (B, ...). features: as in `forward`.
 
-    def _state(self, features, lstm_state):
-        return features, *(part.transpose(0, 1) for part in lstm_state)       # (B, E); h and c, each (B, L, H)
+        state: (h, c) that the LSTM starts from, each (B, L, H); zeros by default.
+        """
+        if self.image in ('every', 'first'):
+            _, state = self._read(features.unsqueeze(1), state)
+        elif state is None:
+            first = self.first_state(features if self.image == 'state' else features.mean(dim=1))
+            state = first.tanh().view(len(features), 2, -1, self.lstm.hidden_size).unbind(dim=1)
+        return features, *state
 
     def step(self, words, state):
         """Read one word each, words (B,), and score the next: (scores (B, V), state)."""
         features, *state = state
-        state = tuple(part.transpose(0, 1).contiguous() for part in state)    # (L, B, H), as the LSTM wants it
-        inputs = self.embedding(words) + features                             # (B, E)
-        hidden, state = self.lstm(inputs.unsqueeze(1), state)                 # (B, 1, H)
-        return self.linear(hidden.squeeze(1)), self._state(features, state)
+        inputs = self.embedding(words).unsqueeze(1) + self._seen(features, state)   # (B, 1, E)
+        hidden, state = self._read(inputs, state)
+        return self.linear(hidden.squeeze(1)), (features, *state)
+
+    def _seen(self, features, state):
+        """What of the image is added to a word, (B, 1, E), or 0."""
+        if self.image == 'attention':
+            return self.attention(features, state[0][:, -1])[0].unsqueeze(1)
+        return features.unsqueeze(1) if self.image == 'every' else 0
+
+    def _read(self, inputs, state=None):
+        """inputs: (B, T, E); state: (h, c), each (B, L, H), or None for zeros. Returns hidden (B, T, H) and state."""
+        if state is not None:
+            state = tuple(part.transpose(0, 1).contiguous() for part in state)      # (L, B, H), as PyTorch wants it
+        hidden, state = self.lstm(inputs, state)
+        return hidden, tuple(part.transpose(0, 1) for part in state)
 
     @torch.no_grad()
     def sample(self, features, states=None, max_len=20):
-        """Greedy caption of one image. features: (1, 1, E). Returns a list of at most max_len ints: [start, ..., end].
+        """Greedy caption of one image. features: (1, 1, E), with attention (1, P, E).
 
-        states: (h, c) of the LSTM before it reads the image, each (L, 1, H); zeros by default.
+        states: (h, c) that the LSTM starts from, each (L, 1, H). Returns at most max_len ints: [start, words..., end].
         """
         training = self.training
         self.eval()    # without dropout: the same image gives the same caption
-        state = self._state(features.squeeze(1), self.lstm(features, states)[1])
+        state = self.init_state(features if self.image == 'attention' else features.squeeze(1),
+                                None if states is None else [part.transpose(0, 1) for part in states])
         ids = [self.start_id]
         while len(ids) < max_len and ids[-1] != self.end_id:
             scores, state = self.step(torch.tensor(ids[-1:], device=features.device), state)

@@ -71,10 +71,10 @@ def by_length(lengths, groups):
 class Captions:
     """The captions of one split and the features of its images, as tensors on one device.
 
-    features: (N, C), one row an image. image_rows: (captions,), the row of each caption's image. table: (captions, T)
-    ids, each [start, words..., end, padding]; lengths: (captions,), with start and end. usable: bool for each row, the
-    images that may be used; image_ids and paths: of each row's image. Attributes: these, `indices` of the usable
-    captions, and `rows` of the usable images that have some.
+    features: (N, C), one row an image, or (N, P, C), which stay on disk. image_rows: (captions,), the row of each
+    caption's image. table: (captions, T) ids, each [start, words..., end, padding]; lengths: (captions,), with start
+    and end. usable: bool for each row, the images that may be used; image_ids and paths: of each row's image.
+    Attributes: these, `indices` of the usable captions, and `rows` of the usable images that have some.
     """
 
     def __init__(self, features, image_rows, table, lengths, usable, image_ids=None, paths=None):
@@ -102,12 +102,13 @@ class Captions:
         usable = np.ones(len(dataset.paths), bool)
         usable[list(unreadable)] = False
         usable[len(usable) if limit is None else limit:] = False
-        return cls(torch.from_numpy(np.array(features)), dataset.image_rows, table, lengths, usable,
+        features = np.array(features) if features.ndim == 2 else features    # grids are too large for memory
+        return cls(torch.from_numpy(features), dataset.image_rows, table, lengths, usable,
                    dataset.image_ids, [dataset.img_folder / path for path in dataset.paths])
 
     def to(self, device):
         """Move everything that a batch is made of, so that making one needs no copy from the processor's memory."""
-        for name in ('features', 'table', '_rows', '_lengths'):
+        for name in ('table', '_rows', '_lengths', *['features'] * (self.features.ndim == 2)):
             setattr(self, name, getattr(self, name).to(device))
         return self
 
@@ -142,6 +143,9 @@ class Captions:
         return self.texts(self.of_images(rows), groups, owners)
 
     def batch(self, indices, groups=1):
-        """-> features (B, C) float32 of the captions `indices`, and their `texts`."""
-        rows = self._rows[torch.from_numpy(indices).to(self.table.device)]
-        return self.features[rows].float(), self.texts(indices, groups)
+        """-> features (B, C) or (B, P, C) float32 of the captions `indices`, and their `texts`."""
+        return self.of_rows(self._rows[torch.from_numpy(indices).to(self.table.device)]), self.texts(indices, groups)
+
+    def of_rows(self, rows):
+        """Features (B, C) or (B, P, C) float32 of the images `rows`, a tensor."""
+        return self.features[rows.to(self.features.device)].to(self.table.device).float()

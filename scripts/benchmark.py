@@ -24,15 +24,17 @@ from data_loader import CoCoDataset, annotation_file, dataset_cache, get_loader,
 from model import DecoderRNN, EncoderCNN
 from scripts import run_main
 from scripts.batches import Captions, EpochSampler, by_length
-from scripts.checkpoint import load_captioner
+from scripts.checkpoint import Captioner, latest_checkpoint, load_captioner
 from scripts.data import prepare_data
+from scripts.decoding import beam_search, greedy, sample
 from scripts.evaluate import score
-from scripts.features import TRANSFORM, default_device, encode, fast_dtype, make_transform
+from scripts.features import default_device, encode, fast_dtype, make_transform, split_features
 from scripts.train import (
     Run,
     Settings,
     caption_validation,
     enter_phase,
+    final_scores,
     finish_epoch,
     open_run,
     read_split,
@@ -71,8 +73,10 @@ def table(rows):
 def classic_loop(loc, vocab_file, batch_size, steps):
     """Captions/s of the course's loop: each step draws a length, makes an iterator, decodes and encodes each photo."""
     device = default_device()
-    loader = get_loader(make_transform(**TRANSFORM), 'train', batch_size, vocab_file=vocab_file, cocoapi_loc=loc)
-    encoder, decoder = EncoderCNN(512).to(device), DecoderRNN(512, 512, len(loader.dataset.vocab)).to(device)
+    encoder = EncoderCNN(512).to(device)
+    loader = get_loader(make_transform(**encoder.transform), 'train', batch_size, vocab_file=vocab_file,
+                        cocoapi_loc=loc)
+    decoder = DecoderRNN(512, 512, len(loader.dataset.vocab)).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam([*encoder.embed.parameters(), *decoder.parameters()])
 
@@ -251,7 +255,7 @@ def batching(loc, epochs=4, seeds=3):
 def seconds_per_image(loc, dtype, count=64):
     """Seconds to get the feature of a photo: decoding, transform and encoder."""
     encoder, device = EncoderCNN(4).to(default_device()), default_device()
-    transform = make_transform(**TRANSFORM)
+    transform = make_transform(**encoder.transform)
     paths = sorted(image_folder(loc, 'train').iterdir())[:count]
 
     def work():
@@ -282,7 +286,7 @@ def encoder(loc):
             rows.append((str(dtype)[6:], str(layout)[6:], f'{rate:.1f}'))
     table(rows)
     paths = sorted(image_folder(loc, 'train').iterdir())[:128]
-    transform = make_transform(**TRANSFORM)
+    transform = make_transform(**EncoderCNN(4).transform)
     reading = seconds(lambda: [transform(load_image(path)) for path in paths]) / len(paths)
     print(f'  reading a photo takes {1000 * reading:.1f} ms, {reading / (reading + 1 / best):.0%} of reading and '
           f'encoding it at {best:.1f} images/s')
@@ -294,16 +298,83 @@ def resident_encoder(device):
     """COCO's images as uint8 in GPU memory, resized there: seconds for all of them."""
     batch_size = 256    # encoded again and again
     photos = torch.randint(256, (batch_size, 3, 480, 640), dtype=torch.uint8, device=device)
-    mean, std = (torch.tensor(TRANSFORM[key], device=device)[:, None, None] for key in ('mean', 'std'))
-    backbone = EncoderCNN(4).backbone.to(device).eval()
+    encoder = EncoderCNN(4).to(device).eval()
+    mean, std = (torch.tensor(encoder.transform[key], device=device)[:, None, None] for key in ('mean', 'std'))
 
     def work():
         images = nn.functional.interpolate(photos.float() / 255, (224, 224), mode='bilinear', antialias=True)
-        encode(backbone, (images - mean) / std, fast_dtype(device))
+        encode(encoder.backbone, (images - mean) / std, fast_dtype(device))
 
     work()
     print(f'  {COCO_IMAGES:,} images of 640x480 in GPU memory, resized there: '
           f'{seconds(work, 10) * COCO_IMAGES / batch_size:.1f} s')
+
+
+# ---- Decoding ----
+
+def decoding(loc, images=1000):
+    """Images/s of the decoding methods, by the newest run on this data, or random weights whose captions hardly end."""
+    device, features = default_device(), torch.randn(images, 2048)
+    try:
+        captioner = load_captioner(latest_checkpoint(loc), device)
+        found, unreadable, _ = split_features(captioner.encoder, loc, 'val', limit=images)
+        found = torch.from_numpy(np.delete(found, unreadable, axis=0)).float()
+        features = found[torch.arange(images) % len(found)]
+    except FileNotFoundError:
+        torch.manual_seed(0)
+        vocab = Vocabulary.from_words(['<start>', '<end>', '<unk>', *map(str, range(3_000))])
+        encoder = EncoderCNN(512)
+        captioner = Captioner(encoder, DecoderRNN(512, 512, len(vocab)), vocab, encoder.transform, device)
+    photos = torch.randn(32, 3, *[captioner.encoder.transform['size']] * 2, device=device)
+    encode(captioner.encoder.backbone, photos, fast_dtype(device))
+    encoding = seconds(lambda: encode(captioner.encoder.backbone, photos, fast_dtype(device)), 4) * images / 32
+    rows, first = [('method', 'images/s', 'times greedy', 'of the encoder')], None
+    for name, method, options in [('greedy', greedy, {}), ('sampling', sample, {'nucleus': 0.9}), *(
+            (f'beam {size}', beam_search, {'beam_size': size}) for size in (1, 3, 5, 10))]:
+        captioner.decode(features[:256], method, **options)
+        took = seconds(lambda method=method, options=options: captioner.decode(features, method, **options), 3)
+        first = first or took
+        rows.append((name, f'{images / took:.0f}', f'{took / first:.1f}', f'{took / encoding:.1%}'))
+    table(rows)
+    print(f'  {images:,} images, decoder with image={captioner.decoder.image!r}; the encoder takes {encoding:.1f} s, '
+          f'{images / encoding:.0f} images/s')
+
+
+# ---- Models ----
+
+def models(loc, epochs=5, beam_sizes=(1, 3, 5, 10)):
+    """Where the image enters the LSTM, words tied or not, beam sizes: validation after equal training.
+
+    Scores x100 with 95 % intervals over images. Not among the parts that run by default: an hour on two cores. Its runs
+    are in runs/models-*.
+    """
+    scores, rows = {'BLEU-4': [], 'CIDEr': [], 'images/s': []}, []
+    for image in ('first', 'state', 'every', 'attention'):
+        for tied in (False, True):
+            name = f'{image}{", tied" * tied}'
+            run = open_run(Settings(name='models-' + name.replace(', ', '-'), cocoapi_loc=str(loc), epochs=epochs,
+                                    image=image, tied=tied))
+            while not run.finished:
+                finish_epoch(run, train_one_epoch(run), validate(run))
+            final_scores(run)
+            captioner, weights = load_captioner(run.folder / 'best.pt', run.device), sum(
+                p.numel() for p in run.parameters)
+            for own in scores.values():
+                own.append([name])
+            for size in beam_sizes:
+                start = time.perf_counter()
+                results = caption_validation(run, captioner, size)
+                scores['images/s'][-1].append(f'{len(results) / (time.perf_counter() - start):.0f}')
+                found = score(results, run.references, draws=1000)
+                for what in ('BLEU-4', 'CIDEr'):
+                    low, high = found['intervals'][what]
+                    scores[what][-1].append(f'{100 * found[what]:.1f} [{100 * low:.1f}, {100 * high:.1f}]')
+            rows.append((name, f'{weights / 1e6:.1f}', f'{run.log[-1]["val_loss"]:.3f}',
+                         f'{np.median([line["captions_per_second"] for line in run.log]):.0f}'))
+    table([('image', 'trained weights, millions', 'loss, nats per word', 'captions/s in training'), *rows])
+    for what, own in scores.items():
+        print(f'\n  {what}')
+        table([('image', *(f'beam {size}' if size > 1 else 'greedy' for size in beam_sizes)), *own])
 
 
 # ---- Data ----
@@ -393,13 +464,15 @@ def _with_memory(function, args):
     return answer, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 30    # macOS counts bytes
 
 
-PARTS = {part.__name__: part for part in (training, coco, encoder, sampler, startup, growth, batching)}
+PARTS = {part.__name__: part for part in (training, coco, encoder, decoding, sampler, startup, growth, batching,
+                                          models)}
+LONG = ('batching', 'models')    # hours together
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--only', nargs='+', choices=PARTS, default=list(PARTS)[:-1],
-                        help='parts (default: all but batching, which takes half an hour)')
+    parser.add_argument('--only', nargs='+', choices=PARTS, default=[name for name in PARTS if name not in LONG],
+                        help=f'parts (default: all but {" and ".join(LONG)}, which train for half an hour and more)')
     parser.add_argument('--cocoapi-loc', help='folder that holds cocoapi/ (default: as the notebooks)')
     args = parser.parse_args()
     loc = prepare_data(args.cocoapi_loc)

@@ -19,7 +19,7 @@ from data_loader import ROOT, annotation_file, as_seen, load_image
 from scripts import write_aside
 from scripts.annotations import annotations_hash
 from scripts.decoding import beam_search, greedy
-from scripts.features import TRANSFORM, default_device, encode, fast_dtype, make_transform, weights_hash
+from scripts.features import default_device, encode, fast_dtype, make_transform, weights_hash
 from vocabulary import Vocabulary
 
 
@@ -31,22 +31,27 @@ class Captioner:
         self.vocab, self.transform, self.device = vocab, make_transform(**transform), torch.device(device)
 
     def features(self, images):
-        """Features (B, C) float32 of PIL images or paths; OSError names a photo that cannot be read."""
+        """Features (B, C) or (B, P, C) float32 of PIL images or paths; OSError names a photo that cannot be read."""
         images = [load_image(image) if isinstance(image, (str, Path)) else as_seen(image) for image in images]
         batch = torch.stack([self.transform(image) for image in images]).to(self.device)
         return encode(self.encoder.backbone, batch, fast_dtype(self.device))
 
     @torch.no_grad()
-    def caption_features(self, features, max_len=20, beam_size=1, batch_size=256):
-        """Captions, a list of str, of features (N, C) as an array or tensor; a beam of 1 is greedy."""
-        sentences = []
+    def decode(self, features, method=greedy, batch_size=256, **options):
+        """What a method of scripts.decoding gives for features (N, ...), as an array or tensor -> list.
+
+        options: the method's. The unknown word is forbidden.
+        """
+        found, options = [], {'forbidden': [self.vocab.unk_id], **options}
         for start in range(0, len(features), batch_size):
             batch = torch.asarray(features[start:start + batch_size], copy=True).to(self.device, torch.float32)
-            embedded = self.encoder.embed(batch)                                                # (B, E)
-            ids = beam_search(self.decoder, embedded, beam_size, max_len) if beam_size > 1 else greedy(
-                self.decoder, embedded, max_len)
-            sentences += map(self.vocab.decode, ids)
-        return sentences
+            found += method(self.decoder, self.encoder.embed(batch), **options)                 # (B, E) or (B, P, E)
+        return found
+
+    def caption_features(self, features, max_len=20, beam_size=1):
+        """Captions, a list of str, of features (N, ...) as an array or tensor; a beam of 1 is greedy."""
+        method, options = (beam_search, {'beam_size': beam_size}) if beam_size > 1 else (greedy, {})
+        return [self.vocab.decode(caption.ids) for caption in self.decode(features, method, max_len=max_len, **options)]
 
     def caption(self, images, max_len=20, beam_size=1):
         """Captions, a list of str, of PIL images or paths."""
@@ -93,7 +98,7 @@ def model_state(encoder, decoder, vocab, encoder_sizes, decoder_sizes, backbone_
         'decoder': {'sizes': decoder_sizes, 'state': decoder.state_dict()},
         'vocab': {'words': list(vocab.word2idx), 'start_word': vocab.start_word, 'end_word': vocab.end_word,
                   'unk_word': vocab.unk_word},
-        'transform': TRANSFORM,
+        'transform': encoder.transform,
     }
 
 

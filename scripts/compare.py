@@ -65,8 +65,8 @@ def model_diff(one, other):
 
 def format_runs(runs, markdown=False):
     """Table of runs: scores x100 of the best epoch with 95 % intervals, of finished runs; of others the best so far."""
-    header = ['run', *SCORES, 'epochs', 'minutes', 'weights', 'differs from the first in']
-    rows = [[run['name'], *(_score(run, name) for name in SCORES), str(len(run['log'])),
+    header = ['run', *SCORES, 'words', 'broken', 'epochs', 'minutes', 'weights', 'differs from the first in']
+    rows = [[run['name'], *(_score(run, name) for name in SCORES), *_diversity(run), str(len(run['log'])),
              f'{sum(line["train_seconds"] for line in run["log"]) / 60:.1f}',
              f'{run["parameters"][0] / 1e6:.1f} M' if run['parameters'][0] else '-', difference]
             for run, difference in zip(runs, differences(runs), strict=True)]
@@ -75,7 +75,8 @@ def format_runs(runs, markdown=False):
     else:
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         lines = ['   '.join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows)]
-    note = 'scores x100 on validation, greedy, with 95 % intervals; minutes of training; trained weights'
+    note = ('scores x100 on validation, greedy, with 95 % intervals; different words used; captions that break off '
+            '("with a"); minutes of training; trained weights')
     if len({tuple(map(str, map(run['settings'].get, SAME_DATA))) for run in runs}) > 1:
         note += '. Not all were scored on the same captions: only those that were can be compared'
     return '\n'.join([*lines, *([''] if markdown else []), note])
@@ -86,6 +87,11 @@ def _score(run, name):
         low, high = run['scores']['intervals'][name]
         return f'{100 * run["scores"][name]:.1f} [{100 * low:.1f}, {100 * high:.1f}]'
     return f'{100 * max(line[name] for line in run["log"]):.1f} so far' if run['log'] else '-'
+
+
+def _diversity(run):
+    found = (run['scores'] or {}).get('diversity', {})
+    return [f'{found["words"]}' if 'words' in found else '-', f'{found["broken"]:.1%}' if 'broken' in found else '-']
 
 
 def main():

@@ -332,19 +332,27 @@ def human_line(annotations_file, draws=0, **options):
     return score(results, references, draws)
 
 
+# Words that no sentence ends with; "in", "on" and the like are not among them: "a man looks on".
+OPEN = frozenset('''a an and are as at because been beside between during from has his into is its my of onto or our
+    than the their to toward towards very wearing while who whose with your'''.split())
+
+
 def _words(caption):
     return tuple(re.findall(r"[\w'-]+", caption.lower()))
 
 
 def diversity(results, train_captions=None):
-    """How varied captions are -> {'captions', 'distinct', 'words' (distinct), 'length' (mean, in words), 'in_train'}.
+    """How varied captions are -> {'captions', 'distinct', 'words' (distinct), 'length' (mean, in words), 'broken',
+    'in_train'}.
 
+    broken: share that end in a word that leaves a sentence open, such as "a dog with a"; people write hardly any.
     in_train: share found word for word, case and punctuation aside, in train_captions (an iterable of str), or None.
     """
     sentences, known = [_words(result['caption']) for result in results], set(map(_words, train_captions or ()))
     return {'captions': len(sentences), 'distinct': len(set(sentences)),
             'words': len({word for sentence in sentences for word in sentence}),
             'length': sum(map(len, sentences)) / max(len(sentences), 1),
+            'broken': sum(sentence[-1:] and sentence[-1] in OPEN for sentence in sentences) / max(len(sentences), 1),
             'in_train': sum(s in known for s in sentences) / max(len(sentences), 1) if train_captions else None}
 
 
@@ -424,6 +432,8 @@ def format_notes(diverse, scenes=None):
     """What `diversity` and judge_scenes give -> text."""
     line = '{distinct:,} of {captions:,} captions are distinct; {words:,} different words; {length:.1f} words a caption'
     lines = [line.format(**diverse)]
+    if diverse['broken']:
+        lines[0] += f'; {diverse["broken"]:.1%} break off ("with a")'
     if diverse['in_train'] is not None:
         lines[0] += f'; {diverse["in_train"]:.0%} stand word for word in training'
     for group, shares in (scenes or {}).items():

@@ -1,6 +1,6 @@
 """The encoder's output for every image of a split, computed once and kept on disk.
 
-    features, unreadable = cached_features(encoder, paths, folder, 'train2014')     # (N, C) float16, list of rows
+    features, unreadable = cached_features(encoder, paths, folder, 'train2014')     # (N, C) or (N, P, C) float16
     python -m scripts.features --split train val test
 
 The encoder is frozen, so an image always gives the same feature. The key of a cache covers whatever changes it: the
@@ -24,8 +24,6 @@ from data_loader import annotation_file, dataset_cache, image_folder, load_image
 from model import EncoderCNN
 from scripts import file_hash, run_main, write_aside
 from scripts.annotations import read_annotations
-
-TRANSFORM = {'size': 224, 'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}    # ImageNet's, RGB in 0..1
 
 
 def make_transform(size, mean, std, flip=False):
@@ -65,12 +63,12 @@ def encode(backbone, images, dtype):
         return backbone(images).float()
 
 
-def cache_key(encoder, transform, dtype, stages=None):
+def cache_key(encoder, dtype, stages=None, flip=False):
     """What the features depend on besides the images, as 12 digits. Notices an edit of EncoderCNN by a probe image.
 
     Raises ValueError if the encoder does more than `embed(backbone(images))`, which is what training computes.
     """
-    backbone, device = _first(encoder, stages), next(encoder.backbone.parameters()).device
+    backbone, device, transform = _first(encoder, stages), next(encoder.backbone.parameters()).device, encoder.transform
     x = torch.linspace(-2, 2, transform['size'], device=device)
     probe = torch.stack([torch.outer(x, x), torch.outer(x.sin(), x.cos()), torch.outer(x.exp(), -x)])    # (3, S, S)
     answer = encode(backbone, probe[None], torch.float32)
@@ -79,7 +77,7 @@ def cache_key(encoder, transform, dtype, stages=None):
     answer = answer.flatten().cpu()
     mixed = answer @ torch.randn(len(answer), 8, generator=torch.Generator().manual_seed(0)) / len(answer) ** 0.5
     rounded = [f'{value:.2e}' for value in mixed.tolist()]    # so coarse that the number of threads makes no difference
-    parts = [rounded, list(answer.shape), weights_hash(backbone), transform, str(dtype)]
+    parts = [rounded, list(answer.shape), weights_hash(backbone), transform, flip, str(dtype)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -169,17 +167,18 @@ def _kept_rows(folder, name):
     return rows
 
 
-def cached_features(encoder, paths, folder, name, transform=None, batch_size=32, stages=None):
+def cached_features(encoder, paths, folder, name, batch_size=32, stages=None, flip=False):
     """Features of the images `paths`, from the cache under `folder` or computed now -> (features, unreadable).
 
-    features: (N, C) float16, memory-mapped; the row of an unreadable image is NaN. unreadable: list of those rows,
-    which are named in a printed message. An interrupted extraction continues where it was, and a changed image or one
-    more does not compute the others again. stages: only the backbone's first ones; features are then what they give.
+    features: (N, C), of grids (N, P, C), float16, memory-mapped; the row of an unreadable image is NaN. unreadable:
+    list of those rows, which are named in a printed message. An interrupted extraction continues where it was, and a
+    changed image or one more does not compute the others again. stages: only the backbone's first ones; features are
+    then what they give. flip: of the images with left and right exchanged.
     """
-    transform = transform or TRANSFORM
+    transform = {**encoder.transform, 'flip': flip}
     device = next(encoder.parameters()).device
     dtype = fast_dtype(device)
-    folder = Path(folder) / f'features-{cache_key(encoder, transform, dtype, stages)}'
+    folder = Path(folder) / f'features-{cache_key(encoder, dtype, stages, flip)}'
     folder.mkdir(parents=True, exist_ok=True)
     paths = [Path(path) for path in paths]
     listing = _listing(paths)
@@ -190,7 +189,7 @@ def cached_features(encoder, paths, folder, name, transform=None, batch_size=32,
     manifest = _read_manifest(manifest_file)
     if manifest and whole.exists() and manifest['sha256'] == file_hash(whole):
         _tell_unreadable(name, paths, manifest['unreadable'])
-        return np.load(whole, mmap_mode='r'), manifest['unreadable']
+        return np.load(whole, mmap_mode='c'), manifest['unreadable']
     kept = _kept_rows(folder, name)
     todo = [row for row, entry in enumerate(listing) if tuple(entry) not in kept]
     size = transform['size']
@@ -218,7 +217,7 @@ def cached_features(encoder, paths, folder, name, transform=None, batch_size=32,
         if old not in (whole, manifest_file):
             old.unlink(missing_ok=True)
     _tell_unreadable(name, paths, unreadable)
-    return np.load(whole, mmap_mode='r'), unreadable
+    return np.load(whole, mmap_mode='c'), unreadable    # a change stays in memory, which is as torch wants it
 
 
 def _read_manifest(path):
@@ -243,14 +242,13 @@ def _tell_unreadable(name, paths, unreadable):
 def split_features(encoder, cocoapi_loc, split, limit=None, stages=None, flip=False):
     """Features of the images of a split, or of its first `limit`, in file order -> (features, unreadable, entries).
 
-    stages: as in cached_features. flip: of the images with left and right exchanged.
+    stages and flip: as in cached_features.
     """
     images = read_annotations(annotation_file(cocoapi_loc, split), need_captions=False)['images']
     name = f'{split}2014' if limit is None or limit >= len(images) else f'{split}2014-{limit}'
     images = images[:limit]
     paths = [image_folder(cocoapi_loc, split) / entry['file_name'] for entry in images]
-    transform = {**TRANSFORM, 'flip': True} if flip else TRANSFORM
-    return *cached_features(encoder, paths, dataset_cache(cocoapi_loc), name, transform, stages=stages), images
+    return *cached_features(encoder, paths, dataset_cache(cocoapi_loc), name, stages=stages, flip=flip), images
 
 
 def main():

@@ -139,6 +139,40 @@ def plot_likeliest_words(steps, words):
     return figure
 
 
+def plot_attention(image, words, weights):
+    """Where the decoder looked for each word. words: T of them; weights: (T, P), P places row by row of a square grid.
+
+    Brightness shows the share of attention, scaled for each word; the largest share is written beside it.
+    """
+    side = round(weights.shape[1] ** 0.5)
+    columns = min(6, len(words) + 1)
+    rows = -(-(len(words) + 1) // columns)
+    figure = Figure(figsize=(1.9 * columns, 2.1 * rows), layout='constrained')
+    axes = np.atleast_1d(figure.subplots(rows, columns)).flatten()
+    picture = image.convert('RGB').resize((224, 224))
+    for axis in axes:
+        axis.axis('off')
+    axes[0].imshow(picture)
+    for axis, word, own in zip(axes[1:], words, np.asarray(weights), strict=False):
+        share = Image.fromarray((own / own.max()).reshape(side, side).astype(np.float32))
+        share = np.asarray(share.resize((224, 224), Image.Resampling.BICUBIC)).clip(0, 1)[:, :, None]
+        axis.imshow((np.asarray(picture) * (0.15 + 0.85 * share)).astype(np.uint8))
+        axis.set_title(f'{word}  {own.max():.0%}', fontsize=9)
+    return figure
+
+
+def plot_trade(points, xlabel, ylabel):
+    """Points with names, {name: (x, y)}, joined in their order: what more of x brings of y."""
+    figure = Figure(figsize=(6, 2.8), layout='constrained')
+    axis = figure.subplots()
+    axis.plot(*zip(*points.values(), strict=True), 'o-', color=BLUE, ms=5)
+    for name, point in points.items():
+        axis.annotate(name, point, xytext=(6, -10), textcoords='offset points', fontsize=9)
+    axis.margins(x=0.12, y=0.2)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
 def plot_transform(image, transform, mean, std):
     """A photo before and after the transform, the latter turned back to colours."""
     after = transform(image).permute(1, 2, 0).numpy() * np.array(std) + np.array(mean)

@@ -7,8 +7,9 @@
     while not run.finished:
         finish_epoch(run, train_one_epoch(run), validate(run))
 
-Phase 'features' reads what the frozen encoder gave for each image, kept on disk. Phase 'tune', where it is asked for,
-goes on from the best of those with the encoder's last stages, through photos.
+Phase 'features' reads what the frozen encoder gave for each image, kept on disk. Where they are asked for, phase 'tune'
+goes on from the best of those with the encoder's last stages, through photos, and phase 'reward' goes on from there and
+makes captions likelier that score well as a whole.
 Axes: B batch, T caption length, V vocabulary, C channels of a feature, N images.
 """
 
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 import model
 from data_loader import ROOT, CoCoDataset, annotation_file, dataset_cache, image_folder, resolve_cocoapi_loc
-from scripts import distributed, run_main, write_aside
+from scripts import decoding, distributed, run_main, write_aside
 from scripts.batches import IGNORED, Captions, EpochSampler
 from scripts.checkpoint import (
     Captioner,
@@ -43,7 +44,6 @@ from scripts.checkpoint import (
 )
 from scripts.compare import format_runs, read_runs
 from scripts.features import (
-    TRANSFORM,
     AugmentedPhotos,
     default_device,
     encode,
@@ -53,6 +53,7 @@ from scripts.features import (
     split_features,
     weights_hash,
 )
+from scripts.rewards import CiderReward
 from scripts.runs import find_folder, identity, mark_opened, record
 from vocabulary import Vocabulary
 
@@ -71,8 +72,10 @@ class Settings:
     start: str | None = setting(None, 'checkpoint whose weights are the first ones; default: random ones')
     save_seconds: float = setting(45.0, 'work that a kill may lose')
 
-    backbone: str = setting('resnet50', 'the CNN: a torchvision ResNet')
+    backbone: str = setting('resnet50', 'the CNN: a torchvision classifier')
     weights: str = setting('models/resnet50_v1_imagenet.pt', "the CNN's: a file, or a torchvision weights name")
+    image: str = setting('every', "where it enters the LSTM: 'every' word, 'first', 'state' or 'attention'")
+    tied: bool = setting(False, 'a word is read and written by the same vector')
     vocab_threshold: int = setting(5, 'a word must occur this often in the training captions')
     embed_size: int = setting(512, 'of a word, and of the image as the LSTM sees it')
     hidden_size: int = setting(512, 'of the LSTM')
@@ -92,27 +95,38 @@ class Settings:
     val_images: int = setting(5000, 'images of the validation split that are used')
     max_len: int = setting(20, 'words of a generated caption, start and end included')
 
-    tune_epochs: int = setting(0, 'passes over all training images after that, with the last stages of the CNN trained')
-    tune_stages: int = setting(1, 'stages of the CNN that are tuned, of the 4 of a ResNet')
+    tune_epochs: int = setting(0, 'passes over all training images after that, the last stages of the CNN trained')
+    tune_stages: int = setting(1, 'children of the CNN that are tuned, counted from its end without the pool')
     tune_batch_size: int = setting(32, 'images a step, each with all its captions')
     tune_learning_rate: float = setting(1e-4, 'highest of the tuned stages')
     tune_head_rate: float = setting(2e-4, 'highest of the rest meanwhile')
     tune_crop: float = setting(0.7, 'smallest share of a photo that is kept by random crops; 1: no crops')
     tune_cache: bool = setting(False, 'keep on disk what the frozen stages give, flipped and not, and do not crop')
 
+    reward_epochs: int = setting(0, 'passes over all training images after that, rewarding the better captions')
+    reward_batch_size: int = setting(50, 'images a step')
+    reward_samples: int = setting(5, 'captions that are drawn of each image')
+    reward_baseline: str = setting('mean', "what a caption must beat: the 'mean' of the others, or the 'greedy' one")
+    reward_learning_rate: float = setting(1e-4, 'highest meanwhile')
+    reward_cross_entropy: float = setting(0.1, "share of the usual loss, which keeps the captions a person's")
+
     def __post_init__(self):
         least = {'seed': 0, 'batch_size': 1, 'tune_batch_size': 1, 'length_groups': 0, 'epochs': 0, 'tune_epochs': 0,
-                 'patience': 1, 'val_images': 1, 'tune_stages': 1}
+                 'patience': 1, 'val_images': 1, 'tune_stages': 1, 'reward_epochs': 0, 'reward_batch_size': 1,
+                 'reward_samples': 2 if self.reward_baseline == 'mean' else 1}
+        if self.reward_baseline not in ('mean', 'greedy'):
+            raise ValueError(f"reward_baseline='{self.reward_baseline}': expected 'mean' or 'greedy'.")
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f'{name}={getattr(self, name)}: expected a whole number from {value}.')
-        if not self.epochs and not (self.start and self.tune_epochs):
-            raise ValueError(f'epochs=0 needs `start` and tune_epochs, which are {self.start} and {self.tune_epochs}: '
-                             'there is nothing to train.')
+        if not self.epochs and not (self.start and (self.tune_epochs or self.reward_epochs)):
+            raise ValueError(f'epochs=0 needs `start`, which is {self.start}, and tune_epochs or reward_epochs, which '
+                             f'are {self.tune_epochs} and {self.reward_epochs}: there is nothing to train.')
 
 
 GROUPS = {'name': 'run', 'backbone': 'model', 'batch_size': 'training on features', 'patience': 'validation',
-          'tune_epochs': 'fine-tuning of the CNN'}    # first setting of each group of flags
+          'tune_epochs': 'fine-tuning of the CNN', 'reward_epochs': 'self-critical training'}    # each group's first
+PHASES = {'features': 'epochs', 'tune': 'tune_epochs', 'reward': 'reward_epochs'}    # in this order; their lengths
 
 
 @dataclass
@@ -130,7 +144,7 @@ class Run:
     train: Captions
     val: Captions
     references: object          # evaluate.References of the validation images; None in ranks other than 0
-    phase: str = 'features'     # or 'tune' or 'finished'
+    phase: str = 'features'     # of PHASES, or 'finished'
     phase_epoch: int = 0        # finished epochs of this phase
     epoch: int = 0
     batch: int = 0
@@ -144,6 +158,7 @@ class Run:
     optimizer: torch.optim.Optimizer = None
     sampler: EpochSampler = None
     network: nn.Module = None
+    reward: CiderReward = None
 
     @property
     def finished(self):
@@ -151,7 +166,7 @@ class Run:
 
     @property
     def captioner(self):
-        return Captioner(self.encoder, self.decoder, self.vocab, TRANSFORM, self.device)
+        return Captioner(self.encoder, self.decoder, self.vocab, self.encoder.transform, self.device)
 
     @property
     def length_groups(self):
@@ -159,7 +174,7 @@ class Run:
 
     @property
     def phase_epochs(self):
-        return self.settings.tune_epochs if self.phase == 'tune' else self.settings.epochs
+        return getattr(self.settings, PHASES[self.phase])
 
 
 class Network(nn.Module):
@@ -198,15 +213,15 @@ def open_run(settings, device=None):
     source = Path(model.__file__).read_text()    # before the minutes of extraction, in which it may be edited
     what = identity(settings, source)
     torch.manual_seed(settings.seed)
-    encoder_sizes = {'embed_size': settings.embed_size, 'backbone': settings.backbone, 'weights': settings.weights}
+    encoder_sizes = {'embed_size': settings.embed_size, 'backbone': settings.backbone, 'weights': settings.weights,
+                     'grid': settings.image == 'attention'}
     encoder = build_encoder(encoder_sizes).to(device)
     backbone_hash = weights_hash(encoder.backbone)
-    if distributed.ranks() > 1:    # the first computes what is to be kept on disk, the others read it
-        distributed.from_first(lambda: [read_split(settings, encoder, split) for split in ('train', 'val')] and None)
-    (train, vocab), (val, _) = (read_split(settings, encoder, split) for split in ('train', 'val'))
+    (train, vocab), (val, _) = _first_then_all(
+        lambda: [read_split(settings, encoder, split) for split in ('train', 'val')])
     decoder_sizes = {'embed_size': settings.embed_size, 'hidden_size': settings.hidden_size, 'vocab_size': len(vocab),
                      'num_layers': settings.num_layers, 'dropout': settings.dropout, 'start_id': vocab.start_id,
-                     'end_id': vocab.end_id}
+                     'end_id': vocab.end_id, 'image': settings.image, 'tied': settings.tied}
     torch.manual_seed(settings.seed)    # again: how much chance was used up depends on what was in the cache
     decoder = model.DecoderRNN(**decoder_sizes).to(device)
     folder = distributed.from_first(lambda: find_folder(settings.name, what))
@@ -225,16 +240,28 @@ def open_run(settings, device=None):
                 raise ValueError(f'start={settings.start}: its encoder was fine-tuned, so the features kept of the '
                                  'original do not fit it. Start from a checkpoint of the phase before.')
             _load_weights(run, state, settings.start)
-        enter_phase(run, 'features' if settings.epochs else 'tune')
+        enter_phase(run, _phases(settings)[0])
         trained, total = (sum(p.numel() for p in (*encoder.parameters(), *decoder.parameters())
                               if p.requires_grad or frozen) for frozen in (False, True))
         facts = {'device': str(device), 'ranks': distributed.ranks(), 'backbone_hash': backbone_hash,
                  'parameters': [trained, total]}
         distributed.from_first(lambda: record(folder, settings, what, source, **facts))
-        print(f'{folder.relative_to(ROOT)}: a new run of {settings.epochs + settings.tune_epochs} epochs on {device}, '
+        print(f'{folder.relative_to(ROOT)}: a new run of '
+              f'{sum(getattr(settings, name) for name in PHASES.values())} epochs on {device}, '
               f'{trained / 1e6:.1f} million trained weights')
     distributed.from_first(lambda: mark_opened(folder))
     return run
+
+
+def _first_then_all(read):
+    """What `read()` gives, in every rank: the first computes what is to be kept on disk, the others read it."""
+    if distributed.ranks() > 1:
+        distributed.from_first(lambda: read() and None)
+    return read()
+
+
+def _phases(settings):
+    return [phase for phase, name in PHASES.items() if getattr(settings, name)]
 
 
 def _references(settings, val):
@@ -249,26 +276,31 @@ def enter_phase(run, phase):
     stages = len(backbone) - 1 - settings.tune_stages    # the last of all is the pool, which has no weights
     if settings.tune_epochs and stages < 1:
         raise ValueError(f'tune_stages={settings.tune_stages}: {settings.backbone} has {len(backbone) - 2}.')
+    if settings.tune_epochs and phase != 'features':
+        backbone[stages:].requires_grad_(True)
     tuned = backbone[stages:] if phase == 'tune' else nn.Sequential()
-    tuned.requires_grad_(True)
     if phase == 'tune' and settings.tune_cache:
         loc = resolve_cocoapi_loc(settings.cocoapi_loc)
-
-        def read():
-            return [split_features(run.encoder, loc, 'train', stages=stages, flip=flip)[0] for flip in (False, True)]
-
-        if distributed.ranks() > 1:
-            distributed.from_first(lambda: read() and None)
-        run.views = read()
-    rates = [(run.encoder.embed, settings.learning_rate), (run.decoder, settings.learning_rate)]
+        run.views = _first_then_all(lambda: [split_features(run.encoder, loc, 'train', stages=stages, flip=flip)[0]
+                                             for flip in (False, True)])
+    if phase == 'reward':
+        if settings.tune_epochs:    # features of the tuned encoder
+            (run.train, _), (run.val, _) = _first_then_all(
+                lambda: [read_split(settings, run.encoder, split) for split in ('train', 'val')])
+            run.train, run.val = run.train.to(run.device), run.val.to(run.device)
+        run.reward = CiderReward(run.train)
+    head_rate = {'features': settings.learning_rate, 'tune': settings.tune_head_rate,
+                 'reward': settings.reward_learning_rate}[phase]
+    rates = [(run.encoder.embed, head_rate), (run.decoder, head_rate)]
     if phase == 'tune':
-        rates = [(part, settings.tune_head_rate) for part, _ in rates] + [(tuned, settings.tune_learning_rate)]
+        rates.append((tuned, settings.tune_learning_rate))
     groups = [{'params': list(part.parameters()), 'lr': rate, 'highest': rate} for part, rate in rates]
     run.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay,
                                       fused=run.device.type in ('cuda', 'cpu'))
     run.parameters = [parameter for group in groups for parameter in group['params']]
-    items, size = (run.train.rows, settings.tune_batch_size) if phase == 'tune' else (
-        run.train.indices, settings.batch_size)
+    items, size = {'features': (run.train.indices, settings.batch_size),
+                   'tune': (run.train.rows, settings.tune_batch_size),
+                   'reward': (run.train.rows, settings.reward_batch_size)}[phase]
     run.sampler = EpochSampler(items, size, settings.seed, distributed.rank(), distributed.ranks())
     run.network = distributed.parallel(Network(run.encoder, run.decoder, tuned), share=run.encoder.embed)
     run.phase, run.tuned, run.phase_epoch = phase, tuned, 0
@@ -299,16 +331,16 @@ def train_one_epoch(run):
     """Train on every caption once, or on what is left of an epoch under way -> averages, to log.
 
     Keys: train_loss (nats per word, with dropout, without smoothing), gradient_norm, learning_rate (of the last step),
-    captions_per_second.
+    captions_per_second; in the phase 'reward' also reward, the mean CIDEr-D of what was drawn.
     """
     settings, batches = run.settings, run.sampler.batches
     run.sampler.set_epoch(run.epoch, run.batch)
-    run.encoder.train()
-    run.decoder.train()
+    for part in (run.encoder, run.decoder):
+        part.train(run.phase != 'reward')    # there what is drawn and what is trained must be the same
     run.saved_at = time.monotonic()
     norms = []
     progress = tqdm(total=len(run.sampler.items), initial=run.sampler.bounds(run.batch)[0], mininterval=0.5,
-                    desc=f'epoch {run.epoch + 1}', unit=' images' if run.phase == 'tune' else ' captions',
+                    desc=f'epoch {run.epoch + 1}', unit=' captions' if run.phase == 'features' else ' images',
                     disable=distributed.rank() > 0)
     with progress, delayed_interrupt() as interrupted, _memory_explained(run):
         start = time.perf_counter()
@@ -331,16 +363,15 @@ def train_one_epoch(run):
             if interrupted():
                 print(f'interrupted and saved after {run.epoch} epochs and {run.batch} batches: run again to continue')
                 raise KeyboardInterrupt
+    reward = {'reward': float(run.sums['reward']) / len(run.sampler.items)} if run.phase == 'reward' else {}
     return {'phase': run.phase, 'train_loss': float(run.sums['loss']) / run.sums['words'],
             'gradient_norm': float(run.sums['norm']) / batches, 'learning_rate': run.optimizer.param_groups[-1]['lr'],
-            'captions_per_second': run.sums['captions'] / run.sums['seconds']}
+            'captions_per_second': run.sums['captions'] / run.sums['seconds'], **reward}
 
 
 def _inputs(run):
     """What is left of the epoch, batch by batch: this rank's items, and what the network reads in the phase 'tune'."""
-    if run.phase == 'features':
-        return ((items, None) for items in run.sampler)
-    return tuning_batches(run)
+    return tuning_batches(run) if run.phase == 'tune' else ((items, None) for items in run.sampler)
 
 
 def train_step(run, items, inputs, whole):
@@ -358,13 +389,21 @@ def train_step(run, items, inputs, whole):
         captions = train.of_images(whole)
         texts = train.image_texts(items, run.length_groups)
     words = int(train.lengths[captions].sum()) - len(captions)    # of all ranks; the start word is not scored
-    dtype = fast_dtype(run.device)
+    sampled, dtype = [], fast_dtype(run.device)
+    if run.phase == 'reward':
+        inputs = train.of_rows(torch.from_numpy(items))
+        sampled, advantages, rewards = sample_captions(run, items, inputs)
+        rewards = distributed.total(rewards.sum() / settings.reward_samples)
+        run.sums['reward'] = run.sums.get('reward', 0) + rewards
     with torch.autocast(run.device.type, dtype, enabled=dtype != torch.float32):
-        scores = run.network(inputs, [(rows, captions) for rows, captions, _ in texts])
-    losses = [caption_losses(own, targets) for own, (_, _, targets) in zip(scores, texts, strict=True)]
+        scores = run.network(inputs, [(rows, captions) for rows, captions, _ in texts + sampled])
+    losses = [caption_losses(own, targets) for own, (_, _, targets) in zip(scores, texts, strict=False)]
     cross_entropy, smoothing = (sum(parts) for parts in zip(*losses, strict=True))
     smooth = settings.label_smoothing
     loss = ((1 - smooth) * cross_entropy + smooth * smoothing) / words
+    if sampled:
+        share = settings.reward_cross_entropy
+        loss = share * loss + (1 - share) * policy_loss(scores[-1], sampled[0][2], advantages)
     run.optimizer.zero_grad()
     (loss * distributed.ranks()).backward()    # DistributedDataParallel takes the mean over ranks; the sum is meant
     norm = torch.nn.utils.clip_grad_norm_(run.parameters, settings.clip_norm)
@@ -375,6 +414,48 @@ def train_step(run, items, inputs, whole):
     return norm
 
 
+# ---- Self-critical training: captions are drawn, and made likelier if they are better than others of the image ----
+
+@torch.no_grad()
+def sample_captions(run, items, inputs):
+    """Draw captions of the images `items` with features (B, ...) -> their text, advantages (S,), rewards (S,).
+
+    text: rows of the inputs, captions and targets, as Captions.texts has them. advantages: by how much each caption's
+    CIDEr-D is above the mean of the image's other samples, or above that of the greedy caption.
+    Rennie et al. 2017, Self-critical Sequence Training for Image Captioning.
+    """
+    settings, count, rules = run.settings, run.settings.reward_samples, {
+        'max_len': run.settings.max_len, 'forbidden': [run.vocab.unk_id]}
+    seeds = [np.random.default_rng([settings.seed, run.epoch, row]).integers(2 ** 62, size=count) for row in items]
+    embedded = run.encoder.embed(inputs)
+    drawn = decoding.sample(run.decoder, embedded.repeat_interleave(count, dim=0),
+                            seeds=np.concatenate(seeds).tolist(), **rules)
+    rewards = run.reward([caption.ids for caption in drawn], np.repeat(items, count)).view(-1, count)     # (B, samples)
+    if settings.reward_baseline == 'greedy':
+        best = decoding.greedy(run.decoder, embedded, **rules)
+        baseline = run.reward([caption.ids for caption in best], items)[:, None]
+    else:
+        baseline = (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
+    lengths = torch.tensor([len(caption.ids) for caption in drawn], device=run.device)
+    captions = torch.full((len(drawn), int(lengths.max())), run.vocab.end_id, device=run.device)
+    for row, caption in enumerate(drawn):
+        captions[row, :len(caption.ids)] = torch.tensor(caption.ids)
+    position = torch.arange(captions.shape[1], device=run.device)
+    targets = captions.masked_fill((position == 0) | (position >= lengths[:, None]), IGNORED)
+    rows = torch.arange(len(items), device=run.device).repeat_interleave(count)
+    return [(rows, captions, targets)], (rewards - baseline).flatten(), rewards
+
+
+def policy_loss(scores, targets, advantages):
+    """Scores (S, T, V) of drawn captions, targets (S, T), advantages (S,) -> loss, a mean over their words.
+
+    Its gradient is that of the expected reward, downwards (REINFORCE, Williams 1992).
+    """
+    losses = F.cross_entropy(scores.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction='none')
+    words = distributed.total((targets != IGNORED).sum())
+    return (losses.view_as(targets).sum(dim=1) * advantages).sum() / words
+
+
 @contextlib.contextmanager
 def _memory_explained(run):
     """Where memory does not suffice within the block, say which setting to lower."""
@@ -383,7 +464,7 @@ def _memory_explained(run):
     except RuntimeError as error:    # torch.OutOfMemoryError is one, and processors raise it plain
         if 'out of memory' not in str(error) and "can't allocate memory" not in str(error):
             raise
-        name = 'tune_batch_size' if run.phase == 'tune' else 'batch_size'
+        name = {'tune': 'tune_batch_size', 'reward': 'reward_batch_size'}.get(run.phase, 'batch_size')
         raise RuntimeError(f'out of memory in epoch {run.epoch + 1}, batch {run.batch + 1}: lower {name} (now '
                            f'{getattr(run.settings, name)}). {str(error)[:120]}') from None
 
@@ -433,7 +514,7 @@ def tuning_batches(run):
             inputs = np.stack([run.views[view][row] for view, row in zip(views, rows, strict=True)])
             yield rows, torch.from_numpy(inputs).to(run.device).float()
     else:
-        photos = AugmentedPhotos(run.train.paths, TRANSFORM, settings.tune_crop, [settings.seed, run.epoch])
+        photos = AugmentedPhotos(run.train.paths, run.encoder.transform, settings.tune_crop, [settings.seed, run.epoch])
         for rows, images in torch.utils.data.DataLoader(photos, batch_sampler=run.sampler,
                                                         num_workers=loading_workers(run.device)):
             yield rows.numpy(), encode(frozen, images.to(run.device), fast_dtype(run.device))
@@ -442,7 +523,7 @@ def tuning_batches(run):
 def tuned_features(run):
     """Features of the validation images as the encoder gives them now, (N, C) float16; 0 where there is none."""
     features = torch.zeros_like(run.val.features)
-    for rows, images, _ in image_batches(run.val.paths, run.val.rows, TRANSFORM, run.device):
+    for rows, images, _ in image_batches(run.val.paths, run.val.rows, run.encoder.transform, run.device):
         features[rows] = encode(run.encoder.backbone, images, fast_dtype(run.device)).to(features.dtype)
     return features
 
@@ -520,12 +601,13 @@ def _write_log(run):
 def _next_phase(run):
     if run.phase_epoch < run.phase_epochs:
         print(f'no better CIDEr in {run.settings.patience} epochs: phase {run.phase!r} ends after {run.phase_epoch}')
-    if run.phase == 'features' and run.settings.tune_epochs:
-        path = run.folder / 'best.pt'
-        _load_weights(run, distributed.from_first(lambda: read_checkpoint(path)), path)
-        enter_phase(run, 'tune')
-    else:
+    phases = _phases(run.settings)
+    if run.phase == phases[-1]:
         run.phase = 'finished'
+        return
+    path = run.folder / 'best.pt'
+    _load_weights(run, distributed.from_first(lambda: read_checkpoint(path)), path)
+    enter_phase(run, phases[phases.index(run.phase) + 1])
 
 
 def _model_state(run):
@@ -551,8 +633,8 @@ def _load_weights(run, state, path):
 
 def _restore(run, state):
     progress = state['progress']
-    enter_phase(run, 'tune' if len(state['optimizer']['param_groups']) > 2 else 'features')
     _load_weights(run, state, run.folder / 'last.pt')
+    enter_phase(run, progress['phase'] if progress['phase'] in PHASES else _phases(run.settings)[-1])
     run.optimizer.load_state_dict(state['optimizer'])
     for key, value in progress.items():
         setattr(run, key, value)

@@ -20,7 +20,8 @@ def make_run(root, name, source='a = 1\n', scores=True, **identity):
     (folder / 'log.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in log))
     if scores:
         (folder / 'scores.json').write_text(json.dumps({
-            'CIDEr': 0.2, 'BLEU-4': 0.1, 'intervals': {'CIDEr': [0.18, 0.22], 'BLEU-4': [0.09, 0.11]}}))
+            'CIDEr': 0.2, 'BLEU-4': 0.1, 'intervals': {'CIDEr': [0.18, 0.22], 'BLEU-4': [0.09, 0.11]},
+            'diversity': {'words': 321, 'broken': 0.013}}))
     return folder
 
 
@@ -35,6 +36,7 @@ def test_it_says_what_differs_and_only_compares_what_was_scored_alike(isolated_r
     table = format_runs(runs)
     lines = {line.split()[0]: line for line in table.splitlines()}
     assert '20.0 [18.0, 22.0]' in lines['a'] and '10.0 [9.0, 11.0]' in lines['a'] and '1.5 M' in lines['a']
+    assert ' 321 ' in lines['a'] and ' 1.3% ' in lines['a']
     assert '20.0 so far' in lines['a-3'] and lines['a-2'].endswith('hidden_size=256')
     assert 'can be compared' not in table and 'can be compared' in format_runs(read_runs())
     assert '+b = 3' in model_diff(runs[0], runs[2]) and model_diff(runs[0], runs[1]) == []

@@ -254,7 +254,10 @@ def test_human_line(tmp_path):
 def test_diversity():
     found = evaluate.diversity(as_results({1: 'A dog runs.', 2: 'a dog runs', 3: "a man's hat", 4: ''}),
                                train_captions=['A dog, runs!', 'a man'])
-    assert found == {'captions': 4, 'distinct': 3, 'words': 5, 'length': 2.25, 'in_train': 0.5}
+    assert found == {'captions': 4, 'distinct': 3, 'words': 5, 'length': 2.25, 'broken': 0, 'in_train': 0.5}
+    broken = as_results({1: 'a dog with a', 2: 'A man and his.', 3: 'a man looks on', 4: 'two dogs'})
+    assert evaluate.diversity(broken)['broken'] == 0.5
+    assert '50.0% break off' in evaluate.format_notes(evaluate.diversity(broken))
     assert evaluate.diversity(as_results({1: 'a dog'}))['in_train'] is None
 
 

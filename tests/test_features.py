@@ -9,7 +9,7 @@ from conftest import COLOURS, draw_square
 
 import scripts.features
 from model import EncoderCNN
-from scripts.features import TRANSFORM, cache_key, cached_features, encode, fast_dtype, make_transform
+from scripts.features import cache_key, cached_features, encode, fast_dtype, make_transform
 
 
 @pytest.fixture
@@ -48,11 +48,25 @@ def get(encoder, paths, tmp_path, **options):
 def test_rows_are_the_encoders_output_in_order(encoder, paths, tmp_path):
     features, unreadable = get(encoder, paths, tmp_path)
     assert features.shape == (9, 512) and features.dtype == np.float16 and not unreadable
-    transform = make_transform(**TRANSFORM)
+    transform = make_transform(**encoder.transform)
     for path, row in zip(paths, features, strict=True):
         alone = encode(encoder.backbone, transform(scripts.features.load_image(path))[None], fast_dtype('cpu'))[0]
         assert np.allclose(row, alone.numpy(), rtol=0.02, atol=0.02)
     assert not np.allclose(features[0], features[1], atol=0.02)
+
+
+@pytest.mark.parametrize(('name', 'places', 'channels'), [('vgg16', 49, 512), ('inception_v3', 64, 2048),
+                                                          ('convnext_tiny', 49, 768)])
+def test_grids_of_any_backbone_are_kept(paths, tmp_path, encoded, name, places, channels):
+    encoder = EncoderCNN(4, name, None, grid=True).eval()
+    features, _ = get(encoder, paths[:3], tmp_path)
+    assert features.shape == (3, places, channels) and features.dtype == np.float16
+    transform = make_transform(**encoder.transform)
+    alone = encode(encoder.backbone, transform(scripts.features.load_image(paths[1]))[None], fast_dtype('cpu'))[0]
+    assert np.allclose(features[1], alone.numpy(), rtol=0.05, atol=0.05 * float(alone.abs().max()))
+    encoded()
+    again, _ = get(encoder, paths[:3], tmp_path)
+    assert encoded() == [1] and np.array_equal(features, again)
 
 
 def test_second_call_computes_nothing(encoder, paths, tmp_path, encoded):
@@ -177,24 +191,29 @@ def test_an_edit_of_forward_that_training_would_not_see_is_refused(encoder, path
         get(encoder, paths, tmp_path)
 
 
-def test_the_key_notices_weights_transform_precision_and_edits(encoder, monkeypatch):
-    key = cache_key(encoder, TRANSFORM, torch.float32)
-    assert key == cache_key(encoder, TRANSFORM, torch.float32)
-    smaller = {**TRANSFORM, 'size': 192}
-    others = {cache_key(encoder, smaller, torch.float32), cache_key(encoder, TRANSFORM, torch.bfloat16)}
+def test_the_key_notices_weights_transform_precision_and_edits(encoder):
+    key = cache_key(encoder, torch.float32)
+    assert key == cache_key(encoder, torch.float32)
+    others = {cache_key(encoder, torch.bfloat16), cache_key(encoder, torch.float32, flip=True)}
+    encoder.transform['size'] = 192
+    others.add(cache_key(encoder, torch.float32))
+    encoder.transform['size'] = 224
+    grid = EncoderCNN(4, backbone='resnet18', weights=None, grid=True).eval()
+    grid.load_state_dict(encoder.state_dict())
+    others.add(cache_key(grid, torch.float32))
     forward = encoder.backbone.forward
     encoder.backbone.forward = lambda images: forward(images) * 1.05    # an edit that leaves the weights alone
-    others.add(cache_key(encoder, TRANSFORM, torch.float32))
+    others.add(cache_key(encoder, torch.float32))
     encoder.backbone.forward = forward
     encoder.backbone.layer1[0].conv1.weight.data[0, 0, 0, 0] += 1e-4
-    others.add(cache_key(encoder, TRANSFORM, torch.float32))
-    assert len(others | {key}) == 5
+    others.add(cache_key(encoder, torch.float32))
+    assert len(others | {key}) == 7
 
 
 def test_the_key_is_the_same_with_another_number_of_threads(encoder):
     before, keys = torch.get_num_threads(), set()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        keys.add(cache_key(encoder, TRANSFORM, torch.float32))
+        keys.add(cache_key(encoder, torch.float32))
     torch.set_num_threads(before)
     assert len(keys) == 1

@@ -1,6 +1,5 @@
 """The model: the public interface, and properties that hold for any captioner."""
 
-import itertools
 import math
 from collections import OrderedDict
 from pathlib import Path
@@ -9,29 +8,89 @@ import matplotlib
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.models import resnet50
+from torchvision.models import get_model, resnet50
 
 import model
 from data_loader import load_image
 from model import DecoderRNN, EncoderCNN
-from scripts.decoding import beam_search, greedy, likeliest_words
-from scripts.features import TRANSFORM, make_transform
+from scripts.decoding import greedy
+from scripts.features import make_transform
 
 V = 40    # words
+VARIANTS = [{'image': image, 'tied': tied} for tied in (False, True)
+            for image in ('every', 'first', 'state', 'attention')]
+each_variant = pytest.mark.parametrize('variant', VARIANTS, ids=lambda v: v['image'] + '-tied' * v['tied'])
 
 
-@pytest.fixture
-def decoder():
+def make_decoder(variant, **options):
     torch.manual_seed(1)
-    return DecoderRNN(16, 24, V).eval()
+    return DecoderRNN(**{'embed_size': 24, 'hidden_size': 24, 'vocab_size': V, **variant, **options}).eval()
 
 
-@pytest.fixture
-def features():
-    return torch.randn(9, 16, generator=torch.Generator().manual_seed(2)) * 3
+def make_features(variant, count=9, size=24):
+    random = torch.Generator().manual_seed(2)
+    shape = (count, 5, size) if variant['image'] == 'attention' else (count, size)
+    return torch.randn(shape, generator=random) * 3
+
+
+def one_by_one(features):
+    """As `sample` takes them: (1, 1, E), or (1, P, E)."""
+    return [one.view(1, -1, one.shape[-1]) for one in features]
 
 
 # ---- Encoder ----
+
+@pytest.mark.parametrize(('name', 'size', 'channels', 'places', 'mean'), [
+    ('resnet50', 224, 2048, 49, 0.485), ('resnet152', 224, 2048, 49, 0.485), ('vgg16', 224, 512, 49, 0.485),
+    ('inception_v3', 299, 2048, 64, 0.5), ('convnext_tiny', 224, 768, 49, 0.485), ('googlenet', 224, 1024, 49, 0.5),
+    ('mobilenet_v3_small', 224, 576, 49, 0.485), ('swin_t', 224, 768, 49, 0.485)])
+def test_backbones_know_their_images_and_give_pooled_and_grid_features(name, size, channels, places, mean):
+    pooled = EncoderCNN(6, name, None)
+    assert (pooled.transform['size'], pooled.transform['mean'][0]) == (size, mean)
+    grid = EncoderCNN(6, name, None, grid=True)
+    grid.load_state_dict(pooled.state_dict())
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        one, many = pooled.backbone(images), grid.backbone(images)
+    assert one.shape == (2, channels) and many.shape == (2, places, channels)
+    assert torch.allclose(many.mean(dim=1), one, atol=1e-4)
+    assert pooled(images).shape == (2, 6) and grid(images).shape == (2, places, 6)
+    grid(images).square().sum().backward()
+    assert grid.embed[0].weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in grid.backbone.parameters())
+
+
+@pytest.mark.parametrize(('name', 'head'), [('resnet50', 'avgpool'), ('inception_v3', 'avgpool'), ('vgg16', 'avgpool'),
+                                            ('convnext_tiny', 'avgpool'), ('googlenet', 'avgpool')])
+def test_the_trunk_is_what_torchvision_runs_before_its_head(name, head, tmp_path):
+    options = {'init_weights': False} if name in ('inception_v3', 'googlenet') else {}
+    network = get_model(name, weights=None, **options).eval()
+    torch.save(network.state_dict(), tmp_path / 'weights.pt')
+    encoder, seen = EncoderCNN(4, name, tmp_path / 'weights.pt', grid=True), []
+    getattr(network, head).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    images = torch.randn(1, 3, encoder.transform['size'], encoder.transform['size'])
+    with torch.no_grad():
+        network(images)
+        assert torch.allclose(encoder.backbone(images), seen[0].flatten(2).transpose(1, 2), atol=1e-5)
+
+
+def test_a_backbone_of_another_size_takes_its_own_weights_without_their_head(tmp_path):
+    state = get_model('resnet18', num_classes=5).state_dict()
+    torch.save(state, tmp_path / 'five.pt')
+    encoder = EncoderCNN(4, 'resnet18', tmp_path / 'five.pt')
+    assert torch.equal(encoder.backbone.conv1.weight, state['conv1.weight'])
+
+
+@pytest.mark.parametrize('shape', [(6, 4), (6, 3, 4), (1, 3, 4)])
+def test_batch_norm_counts_every_place_of_every_image(shape):
+    features, norm = torch.randn(shape) * 3 + 2, model.BatchNorm(4)
+    rows = norm(features).flatten(0, -2)
+    assert rows.mean(0).abs().max() < 1e-4 and (rows.std(0, unbiased=False) - 1).abs().max() < 1e-2
+    before = norm.running_mean.clone()
+    norm(torch.randn(1, 4))    # a single row has no statistics
+    assert torch.equal(norm.running_mean, before)
+
+
 
 def test_encoder_shapes_and_what_is_trained():
     encoder = EncoderCNN(7, backbone='resnet18', weights=None)
@@ -66,7 +125,7 @@ def test_shipped_weights_meet_the_statistics_of_their_training():
     the first blocks of stages 3 and 4 0.04 with v1's strides, 0.18 with v1.5's.
     """
     photo = load_image(Path(matplotlib.get_data_path()) / 'sample_data' / 'grace_hopper.jpg')
-    transform = make_transform(**TRANSFORM)
+    transform = make_transform(**EncoderCNN(4).transform)
     corners = [(x, y) for x in (0, 200) for y in (0, 150, 300)]
     batch = torch.stack([transform(photo), *(transform(photo.crop((x, y, x + 300, y + 300))) for x, y in corners)])
 
@@ -82,8 +141,7 @@ def test_shipped_weights_meet_the_statistics_of_their_training():
 
     ours, other = EncoderCNN(4).backbone, resnet50()
     other.fc = torch.nn.Identity()
-    names = {'stem.0.': 'conv1.', 'stem.1.': 'bn1.'}
-    other.load_state_dict({names.get(key[:7], key[:7]) + key[7:]: value for key, value in ours.state_dict().items()})
+    other.load_state_dict(ours.state_dict())
     other = torch.nn.Sequential(OrderedDict(other.named_children()))    # the same weights with torchvision's strides
     ours, other = error(ours), error(other)
     assert ours < 0.08 and ours < other / 2, (ours, other)
@@ -99,6 +157,8 @@ def test_a_file_without_the_mark_is_torchvisions_own_kind(tmp_path):
     ({'weights': 'IMAGENET1K_V9'}, ['IMAGENET1K_V9', 'IMAGENET1K_V2']),
     ({'backbone': 'resnet18'}, ['do not fit', 'resnet18']),
     ({'backbone': 'resnet-50', 'weights': None}, ['resnet-50', "'resnet50'"]),
+    ({'backbone': 'fcn_resnet50', 'weights': None}, ['fcn_resnet50', 'classifier']),
+    ({'backbone': 'vit_b_16', 'weights': None}, ['vit_b_16', 'no map of features']),
 ])
 def test_wrong_weights_are_named(options, words):
     with pytest.raises(ValueError) as caught:
@@ -125,31 +185,38 @@ def test_a_failed_download_says_what_to_do(monkeypatch, tmp_path):
 
 # ---- Decoder ----
 
-def test_scores_have_the_shape_of_the_captions(decoder, features):
+@each_variant
+def test_scores_have_the_shape_of_the_captions(variant):
     captions = torch.randint(0, V, (9, 11))
-    scores = decoder(features, captions)
+    scores = make_decoder(variant)(make_features(variant), captions)
     assert scores.shape == (9, 11, V) and scores.is_contiguous()
     scores.view(-1, V)    # as the course's loss does
 
 
-def test_first_loss_is_near_log_v():
-    torch.manual_seed(0)
-    decoder = DecoderRNN(64, 64, 1000)
-    captions = torch.randint(0, 1000, (32, 12))
-    loss = F.cross_entropy(decoder(torch.randn(32, 64), captions)[:, 1:].flatten(0, 1), captions[:, 1:].flatten())
+@each_variant
+def test_first_loss_is_near_log_v(variant):
+    decoder = make_decoder(variant, embed_size=64, hidden_size=64, vocab_size=1000)
+    captions, features = torch.randint(0, 1000, (32, 12)), make_features(variant, 32, 64) / 3
+    loss = F.cross_entropy(decoder(features, captions)[:, 1:].flatten(0, 1), captions[:, 1:].flatten())
     assert abs(loss.item() - math.log(1000)) < 0.1
 
 
-def test_steps_give_the_scores_of_forward(decoder, features):
+@each_variant
+@pytest.mark.parametrize('layers', [1, 2])
+def test_steps_give_the_scores_of_forward(variant, layers):
+    decoder, features = make_decoder(variant, num_layers=layers), make_features(variant)
     captions = torch.randint(0, V, (9, 8))
     scores = decoder(features, captions)
     state = decoder.init_state(features)
     for t in range(7):
         stepped, state = decoder.step(captions[:, t], state)
         assert torch.allclose(stepped, scores[:, t + 1], atol=1e-5)
+        assert all(len(part) == 9 for part in state)
 
 
-def test_a_word_sees_only_what_came_before(decoder, features):
+@each_variant
+def test_a_word_sees_only_what_came_before(variant):
+    decoder, features = make_decoder(variant), make_features(variant)
     captions = torch.randint(3, V, (9, 8))
     changed = captions.clone()
     changed[:, 5] = (changed[:, 5] + 1) % V
@@ -157,127 +224,111 @@ def test_a_word_sees_only_what_came_before(decoder, features):
     assert torch.allclose(before[:, :6], after[:, :6]) and not torch.allclose(before[:, 6:], after[:, 6:])
 
 
+@each_variant
+def test_every_word_depends_on_the_image(variant):
+    decoder, features, captions = make_decoder(variant), make_features(variant), torch.randint(3, V, (9, 8))
+    scores, others = decoder(features, captions), decoder(features.roll(1, 0), captions)
+    assert ((scores - others).abs().amax(dim=(0, 2)) > 1e-6).all()
+
+
+@each_variant
+def test_gradients_agree_with_finite_differences_in_float64(variant):
+    decoder = make_decoder(variant, embed_size=4, hidden_size=4, vocab_size=7, num_layers=2).double()
+    features, captions = make_features(variant, 2, 4).double().requires_grad_(), torch.randint(0, 7, (2, 4))
+    parameters = dict(decoder.named_parameters())
+
+    def scores(features, *values):
+        named = dict(zip(parameters, values, strict=True))
+        return torch.func.functional_call(decoder, named, (features, captions)).log_softmax(-1)
+
+    values = [value.detach().clone().requires_grad_() for value in parameters.values()]
+    assert torch.autograd.gradcheck(scores, (features, *values), fast_mode=True)
+
+
+@each_variant
+def test_bfloat16_gradients_point_where_float64_ones_do(variant):
+    captions, gradients = torch.randint(0, V, (9, 8)), []
+    for dtype in (torch.float64, torch.float32):
+        decoder, features = make_decoder(variant).to(dtype), make_features(variant).to(dtype)
+        with torch.autocast('cpu', torch.bfloat16, enabled=dtype == torch.float32):
+            scores = decoder(features, captions)
+        F.cross_entropy(scores.to(dtype).flatten(0, 1), captions.flatten()).backward()
+        gradients.append(torch.cat([p.grad.flatten().double() for p in decoder.parameters()]))
+    assert F.cosine_similarity(*gradients, dim=0) > 0.999
+
+
+@each_variant
 @pytest.mark.parametrize('layers', [1, 2])
-def test_a_batch_is_learned_by_heart(layers):
-    torch.manual_seed(0)
-    decoder = DecoderRNN(32, 64, V, num_layers=layers)
-    features, captions = torch.randn(8, 32), torch.randint(3, V, (8, 7))
+def test_a_batch_is_learned_by_heart(variant, layers):
+    decoder, features = make_decoder(variant, num_layers=layers, embed_size=64, hidden_size=64), make_features(
+        variant, 8, 64) / 3
+    captions = torch.randint(3, V, (8, 7))
     captions[:, 0], captions[:, -1] = 0, 1
     optimizer = torch.optim.Adam(decoder.parameters(), lr=0.01)
-    for _ in range(120):
+    for _ in range(200):
         loss = F.cross_entropy(decoder(features, captions)[:, 1:].flatten(0, 1), captions[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert greedy(decoder.eval(), features) == captions.tolist()
+    assert [caption.ids for caption in greedy(decoder.eval(), features)] == captions.tolist()
 
 
-def test_sample_returns_plain_ints_from_start_to_end_the_same_each_time(decoder, features):
-    for one in features:
-        ids = decoder.sample(one.view(1, 1, -1))
+@each_variant
+def test_sample_returns_plain_ints_from_start_to_end_the_same_each_time(variant):
+    decoder, features = make_decoder(variant), make_features(variant)
+    for one in one_by_one(features):
+        ids = decoder.sample(one)
         assert type(ids) is list and all(type(i) is int and 0 <= i < V for i in ids)
         assert ids[0] == 0 and len(ids) <= 20 and (ids[-1] == 1 or len(ids) == 20) and 1 not in ids[:-1]
-        assert ids == decoder.sample(one.view(1, 1, -1))
-    assert len(decoder.sample(features[:1].unsqueeze(1), max_len=5)) <= 5
+        assert ids == decoder.sample(one)
+    assert len(decoder.sample(one, max_len=5)) <= 5
 
 
-def test_sample_is_the_same_with_dropout_in_train_mode(features):
-    decoder = DecoderRNN(16, 24, V, num_layers=2, dropout=0.5).train()
-    samples = {tuple(decoder.sample(features[:1].unsqueeze(1))) for _ in range(10)}
+@each_variant
+def test_sample_is_the_same_with_dropout_in_train_mode(variant):
+    decoder = make_decoder(variant, num_layers=2, dropout=0.5).train()
+    one, *_ = one_by_one(make_features(variant))
+    samples = {tuple(decoder.sample(one)) for _ in range(10)}
     assert len(samples) == 1 and decoder.training
 
 
-def test_sample_starts_from_given_states(decoder, features):
-    one = features[:1].unsqueeze(1)
+def test_sample_starts_from_given_states():
+    decoder, one = make_decoder({}), torch.randn(1, 1, 24) * 3
     zeros, other = (torch.zeros(1, 1, 24), torch.zeros(1, 1, 24)), (torch.ones(1, 1, 24), 9 * torch.ones(1, 1, 24))
     assert decoder.sample(one, states=zeros) == decoder.sample(one)
     assert decoder.sample(one, states=other) != decoder.sample(one)
 
 
-def test_special_ids_come_from_keywords(features):
-    torch.manual_seed(0)
-    decoder = DecoderRNN(16, 24, V, start_id=5, end_id=9).eval()
+def test_special_ids_come_from_keywords():
+    decoder, features = make_decoder({}, start_id=5, end_id=9), torch.randn(9, 24)
     decoder.linear.bias.data[9] = 100    # the end word always wins
     assert decoder.sample(features[:1].unsqueeze(1)) == [5, 9]
-    assert greedy(decoder, features) == [[5, 9]] * 9
+    assert [caption.ids for caption in greedy(decoder, features)] == [[5, 9]] * 9
 
 
-# ---- Greedy decoding in batches ----
-
-@pytest.mark.parametrize('end_bias', [-100, 0, 0.3, 100])
-def test_batched_greedy_equals_one_at_a_time(decoder, features, end_bias):
-    """With a bias for or against the end word: no caption ends, some end early, all end at once."""
-    decoder.linear.bias.data[1] = end_bias
-    together = greedy(decoder, features)
-    assert together == [decoder.sample(one.view(1, 1, -1)) for one in features]
-    assert together == [greedy(decoder, one[None])[0] for one in features]
-    if end_bias == -100:
-        assert all(len(ids) == 20 and 1 not in ids for ids in together)
+def test_tied_words_have_one_vector_and_fewer_weights():
+    plain, tied = (make_decoder({'tied': tied}) for tied in (False, True))
+    assert tied.embedding.weight is tied.linear.weight
+    count = [sum(p.numel() for p in decoder.parameters()) for decoder in (plain, tied)]
+    assert count[0] - count[1] == V * 24
 
 
-def test_an_ended_caption_stays_ended_and_decoding_stops_when_all_have(decoder, features):
-    features = features / 5    # strong ones say the same at each step
-    decoder.embedding.weight.data *= 3
-    decoder.linear.bias.data[1] = 0.5
-    steps, step = [], decoder.step
-    decoder.step = lambda *args: steps.append(1) or step(*args)
-    some = [ids for ids in greedy(decoder, features, max_len=50) if ids[-1] == 1]
-    assert len({len(ids) for ids in some}) > 1, 'the test needs captions that end at different steps'
-    assert all(1 not in ids[:-1] for ids in some)
-    ending = torch.tensor([ids[-1] == 1 for ids in greedy(decoder, features, max_len=50)])
-    steps.clear()
-    together = greedy(decoder, features[ending], max_len=50)
-    assert together == some and len(steps) == max(map(len, some)) - 1
+def test_attention_is_a_share_for_each_place_and_sees_what_it_looks_at():
+    attention = model.Attention(8, 6)
+    features, hidden = torch.randn(2, 5, 8), torch.randn(2, 6)
+    seen, weights = attention(features, hidden)
+    assert weights.shape == (2, 5) and torch.allclose(weights.sum(1), torch.ones(2)) and (weights > 0).all()
+    gate = attention.gate(hidden).sigmoid()
+    assert torch.allclose(seen, gate * torch.einsum('bp,bpe->be', weights, features), atol=1e-6)
+    assert not torch.allclose(weights, attention(features, -hidden)[1])    # it depends on what the LSTM has in mind
 
 
-@pytest.mark.parametrize('max_len', [1, 2, 7])
-def test_max_len_is_respected(decoder, features, max_len):
-    decoder.linear.bias.data[1] = -100
-    assert {len(ids) for ids in greedy(decoder, features, max_len)} == {max_len}
-
-
-# ---- Beam search ----
-
-@pytest.mark.parametrize('end_bias', [-100, 0, 0.3, 100])
-def test_a_beam_of_one_is_greedy_and_batches_equal_one_at_a_time(decoder, features, end_bias):
-    decoder.linear.bias.data[1] = end_bias
-    assert beam_search(decoder, features, beam_size=1) == greedy(decoder, features)
-    together = beam_search(decoder, features, beam_size=4)
-    assert together == [beam_search(decoder, one[None], beam_size=4)[0] for one in features]
-
-
-def test_a_full_beam_finds_the_best_caption_of_all(features):
-    """Five words, up to four of them: a beam that can hold every caption must find what an exhaustive search finds."""
-    torch.manual_seed(3)
-    decoder = DecoderRNN(16, 24, 5).eval()
-    for weight in (decoder.linear.weight, decoder.lstm.weight_hh_l0, decoder.lstm.weight_ih_l0):
-        weight.data *= 4
-    decoder.linear.bias.data[1] = -2    # long captions too
-
-    def rank(ids, one):
-        scores = decoder(one[None], torch.tensor([ids])).log_softmax(-1)[0]
-        return sum(scores[t, ids[t]].item() for t in range(1, len(ids))) / (len(ids) - 1) ** 0.7
-
-    every = [[0, *middle, 1] for length in range(4) for middle in itertools.product((0, 2, 3, 4), repeat=length)]
-    found = beam_search(decoder, features, beam_size=400, max_len=5)
-    assert {len(ids) for ids in found} >= {4, 5}, 'the test needs captions of several lengths'
-    for one, ids in zip(features, found, strict=True):
-        assert ids == max(every, key=lambda ids, one=one: rank(ids, one))
-
-
-def test_an_ended_caption_keeps_its_place_so_that_the_search_ends(decoder, features):
-    decoder.linear.bias.data[1] = 100
-    steps, step = [], decoder.step
-    decoder.step = lambda *args: steps.append(1) or step(*args)
-    assert beam_search(decoder, features, beam_size=4) == [[0, 1]] * 9 and len(steps) == 2
-
-
-def test_likeliest_words_follow_greedy(decoder, features):
-    steps = list(likeliest_words(decoder, features[:1], top=4))
-    assert [0, *(step[0][0] for step in steps)] == greedy(decoder, features[:1])[0]
-    for step in steps:
-        chances = [chance for _, chance in step]
-        assert len(step) == 4 and chances == sorted(chances, reverse=True) and 0 < sum(chances) <= 1.0001
+@pytest.mark.parametrize(('options', 'words'), [
+    ({'image': 'last'}, ["image='last'", "'attention'"]), ({'tied': True, 'embed_size': 8}, ['embed_size=8', 'tied'])])
+def test_wrong_arguments_are_named(options, words):
+    with pytest.raises(ValueError) as caught:
+        make_decoder(options)
+    assert all(word in str(caught.value) for word in words)
 
 
 def test_default_weights_ship():

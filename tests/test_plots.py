@@ -6,14 +6,16 @@ from conftest import COLOURS, draw_square
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from scripts.features import TRANSFORM, make_transform
+from scripts.features import make_transform
 from scripts.plots import (
     contact_sheet,
+    plot_attention,
     plot_coverage,
     plot_curves,
     plot_lengths,
     plot_likeliest_words,
     plot_model,
+    plot_trade,
     plot_transform,
     save_figure,
     show_images,
@@ -62,8 +64,11 @@ LOG = [{'epoch': e, 'train_loss': 4 - e / 2, 'val_loss': 4 - e / 3, 'CIDEr': 0.1
     lambda: plot_lengths([5, 6, 6, 7, 9]), lambda: plot_coverage([100, 30, 5, 1, 1], (1, 5)), lambda: plot_curves(LOG),
     lambda: plot_curves(LOG[:1]), plot_model,
     lambda: plot_likeliest_words([[(1, 0.9), (0, 0.1)], [(0, 0.6), (1, 0.2)]], {0: 'a', 1: 'dog'}),
-    lambda: plot_transform(Image.new('RGB', (50, 40), 'blue'), make_transform(**TRANSFORM), TRANSFORM['mean'],
-                           TRANSFORM['std'])])
+    lambda: plot_attention(Image.new('RGB', (50, 40), 'red'), list('abcdefgh'), np.random.rand(8, 9)),
+    lambda: plot_attention(Image.new('L', (50, 40), 'grey'), ['a'], np.ones((1, 4)) / 4),
+    lambda: plot_trade({'1': (0.5, 44), '3': (1, 50), '5': (1.6, 50.5)}, 'seconds', 'CIDEr'),
+    lambda: plot_transform(Image.new('RGB', (50, 40), 'blue'), make_transform(60, [0.5] * 3, [0.2] * 3), [0.5] * 3,
+                           [0.2] * 3)])
 def test_figures_are_not_blank(figure, tmp_path):
     image = pixels(figure())
     assert (image.min(-1) < 245).mean() > 0.01

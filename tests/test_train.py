@@ -26,6 +26,8 @@ from scripts.train import (
     finish_epoch,
     learning_rate,
     open_run,
+    policy_loss,
+    sample_captions,
     train_one_epoch,
     validate,
 )
@@ -180,6 +182,87 @@ def test_fine_tuning_stopped_and_resumed_equals_never_stopped_to_the_bit(setting
     assert [line['CIDEr'] for line in run.log] == [line['CIDEr'] for line in whole.log]
 
 
+@pytest.mark.parametrize('changes', [
+    {'image': 'attention', 'reward_baseline': 'greedy'}, {'tune_epochs': 1, 'tune_batch_size': 5}],
+    ids=['attention', 'after tuning'])
+def test_self_critical_training_stopped_and_resumed_equals_never_stopped_to_the_bit(settings, monkeypatch, changes):
+    changes = {'epochs': 1, 'reward_epochs': 2, 'reward_batch_size': 5, 'save_seconds': 0, **changes}
+    whole = train(open_run(settings(name='whole', **changes)))
+    run, step = open_run(settings(name='stopped', **changes)), scripts.train.train_step
+
+    def killed(run, *args):
+        if run.phase == 'reward' and run.phase_epoch == 1 and run.batch == 1 and not killed.done:
+            killed.done = True
+            raise SystemError('killed')
+        return step(run, *args)
+
+    killed.done = False
+    monkeypatch.setattr(scripts.train, 'train_step', killed)
+    with pytest.raises(SystemError):
+        train(run)
+    run = train(open_run(settings(name='stopped', **changes)))
+    assert killed.done and torch.equal(weights(run), weights(whole))
+    assert [line.get('reward') for line in run.log] == [line.get('reward') for line in whole.log]
+    results, _ = final_scores(run)
+    captioner = load_captioner(run.folder / 'best.pt', 'cpu')
+    assert [result['caption'] for result in results] == captioner.caption([run.val.paths[row] for row in run.val.rows])
+
+
+# ---- Self-critical training ----
+
+@pytest.mark.parametrize('baseline', ['mean', 'greedy'])
+def test_the_reward_rises(settings, baseline):
+    run = train(open_run(settings(epochs=3, learning_rate=0.01, reward_epochs=12, reward_batch_size=6, patience=20,
+                                  reward_learning_rate=0.01, reward_baseline=baseline, reward_cross_entropy=0.0)))
+    rewards = [line['reward'] for line in run.log if line['phase'] == 'reward']
+    assert len(rewards) == 12 and rewards[-1] > 1.5 * rewards[0]
+
+
+def test_what_is_drawn_has_text_rewards_and_advantages_that_fit(settings):
+    run = train(open_run(settings(epochs=1, reward_epochs=1, reward_batch_size=4, reward_samples=3)))
+    items = run.train.rows[:4]
+    inputs = run.train.of_rows(torch.from_numpy(items))
+    [(rows, captions, targets)], advantages, rewards = sample_captions(run, items, inputs)
+    assert rows.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3] and rewards.shape == (4, 3)
+    for row, (own, target) in enumerate(zip(captions.tolist(), targets.tolist(), strict=True)):
+        length = own.index(1) + 1 if 1 in own else len(own)
+        assert own[0] == 0 and target[0] == -100 and run.vocab.unk_id not in own
+        assert target[1:length] == own[1:length] and set(target[length:]) <= {-100}
+        reward = run.reward([own[:length]], items[rows[row]:rows[row] + 1])
+        assert reward.item() == pytest.approx(rewards[rows[row], row % 3].item(), abs=1e-5)
+    others = (rewards.sum(1, keepdim=True) - rewards) / 2
+    assert torch.allclose(advantages, (rewards - others).flatten())
+    assert torch.allclose(advantages.view(4, 3).sum(1), torch.zeros(4), atol=1e-5)
+
+
+def test_the_policy_gradient_makes_better_captions_likelier():
+    scores = torch.zeros(2, 3, 5, requires_grad=True)
+    targets = torch.tensor([[-100, 3, 1], [-100, 4, -100]])
+    policy_loss(scores, targets, torch.tensor([0.5, -0.2])).backward()
+    assert scores.grad[0, 1, 3] < 0 and scores.grad[0, 2, 1] < 0 < scores.grad[1, 1, 4]
+    assert torch.equal(scores.grad.abs().sum(-1) > 0, targets != -100)
+    assert scores.grad[0, 1, 3].item() == pytest.approx(-0.5 * (1 - 0.2) / 3)    # three words
+
+
+# ---- Other models ----
+
+@pytest.mark.parametrize('changes', [{'image': 'first', 'tied': True, 'embed_size': 24}, {'image': 'state'},
+                                     {'image': 'attention', 'num_layers': 2}], ids=lambda changes: changes['image'])
+def test_every_way_of_the_image_trains_and_is_rebuilt_from_its_checkpoint(settings, changes):
+    run = train(open_run(settings(epochs=30, patience=30, learning_rate=0.01, dropout=0.0, label_smoothing=0.0,
+                                  **changes)))
+    results, scores = final_scores(run)
+    assert scores['CIDEr'] > 0.5
+    captioner = load_captioner(run.folder / 'best.pt', 'cpu')
+    assert captioner.decoder.image == changes['image']
+    assert [result['caption'] for result in results] == captioner.caption([run.val.paths[row] for row in run.val.rows])
+
+
+def test_grids_stay_on_disk(settings):
+    run = open_run(settings(image='attention'))
+    assert isinstance(run.train.features.numpy().base, np.memmap) and run.train.features.shape == (12, 49, 512)
+
+
 # ---- Fine-tuning ----
 
 @pytest.mark.parametrize('cache', [False, True])
@@ -257,6 +340,7 @@ def test_a_start_from_another_backbone_is_refused(settings):
 
 
 @pytest.mark.parametrize(('changes', 'words'), [
+    ({'reward_samples': 1}, 'reward_samples=1'), ({'reward_baseline': 'best'}, "reward_baseline='best'"),
     ({'batch_size': 0}, 'batch_size=0'), ({'seed': -1}, 'seed=-1'), ({'tune_stages': 0}, 'tune_stages=0'),
     ({'epochs': 0}, 'nothing to train'), ({'epochs': 0, 'tune_epochs': 2}, 'nothing to train'),
     ({'tune_epochs': 1, 'tune_stages': 5}, 'tune_stages=5: resnet18 has 4'),
