@@ -69,7 +69,7 @@ def load_backbone(name, weights, grid=False):
     if name not in torchvision.models.list_models(torchvision.models):
         raise ValueError(f"backbone='{name}': expected a torchvision classifier, such as 'resnet50', 'resnet152', "
                          "'vgg16', 'inception_v3' or 'convnext_tiny'.")
-    options = {'init_weights': weights is None} if name in ('inception_v3', 'googlenet') else {}    # it takes a minute
+    options = {'init_weights': False} if name in ('inception_v3', 'googlenet') else {}    # it takes a minute
     network = torchvision.models.get_model(name, **options)
     if weights is not None:
         read_weights(network, name, weights)

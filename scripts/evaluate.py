@@ -352,7 +352,7 @@ def diversity(results, train_captions=None):
     return {'captions': len(sentences), 'distinct': len(set(sentences)),
             'words': len({word for sentence in sentences for word in sentence}),
             'length': sum(map(len, sentences)) / max(len(sentences), 1),
-            'broken': sum(sentence[-1:] and sentence[-1] in OPEN for sentence in sentences) / max(len(sentences), 1),
+            'broken': sum(bool(sentence) and sentence[-1] in OPEN for sentence in sentences) / max(len(sentences), 1),
             'in_train': sum(s in known for s in sentences) / max(len(sentences), 1) if train_captions else None}
 
 

@@ -107,7 +107,7 @@ class Settings:
     reward_batch_size: int = setting(50, 'images a step')
     reward_samples: int = setting(5, 'captions that are drawn of each image')
     reward_baseline: str = setting('mean', "what a caption must beat: the 'mean' of the others, or the 'greedy' one")
-    reward_learning_rate: float = setting(1e-4, 'highest meanwhile')
+    reward_learning_rate: float = setting(5e-4, 'highest meanwhile')
     reward_cross_entropy: float = setting(0.1, "share of the usual loss, which keeps the captions a person's")
 
     def __post_init__(self):

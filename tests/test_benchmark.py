@@ -9,14 +9,16 @@ from scripts import benchmark
 from scripts.benchmark import (
     ListedBatches,
     bare_run,
+    decoding,
     feature_rate,
     made_up_captions,
+    models,
     one_length,
     sorted_pools,
     start,
     write_made_up,
 )
-from scripts.train import Settings
+from scripts.train import Settings, finish_epoch, open_run, train_one_epoch, validate
 
 
 def test_made_up_captions_are_trained_on(capsys):
@@ -42,6 +44,31 @@ def test_arrangements_serve_each_caption_once(arrange):
     assert [list(batch) for batch in sampler] != served
     sampler.set_epoch(0, 3)
     assert [list(batch) for batch in sampler] == served[3:]
+
+
+@pytest.mark.parametrize('trained', [False, True])
+def test_decoding_is_timed_with_and_without_a_run(dataset, isolated_root, small_weights, capsys, trained):
+    if trained:
+        run = open_run(Settings(cocoapi_loc=str(dataset), backbone='resnet18', weights=small_weights, epochs=1,
+                                vocab_threshold=1, embed_size=8, hidden_size=8, image='attention'))
+        finish_epoch(run, train_one_epoch(run), validate(run))
+    decoding(str(dataset), images=10)
+    output = capsys.readouterr().out
+    assert all(name in output for name in ('greedy', 'sampling', 'beam 1 ', 'beam 10')) and '10 images' in output
+    assert ("image='attention'" in output) == trained
+
+
+def test_the_table_of_models_has_a_line_for_each(dataset, isolated_root, small_weights, monkeypatch, capsys):
+    def small(**options):
+        return Settings(**options, backbone='resnet18', weights=small_weights, vocab_threshold=1, embed_size=8,
+                        hidden_size=8)
+
+    monkeypatch.setattr(benchmark, 'Settings', small)
+    models(str(dataset), epochs=1, beam_sizes=(1, 2))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for name in (image + tied for image in ('first', 'state', 'every', 'attention') for tied in ('', ', tied')):
+        rows = [line for line in lines if line.startswith(name + '  ')]
+        assert len(rows) == 4 and rows[1].count('[') == rows[2].count('[') == 2, rows
 
 
 def test_start_up_reads_a_made_up_file(tmp_path):

@@ -40,7 +40,7 @@ def test_it_equals_the_reference_scorer(seed):
     sampled[0], sampled[1], sampled[2] = texts[0][0], [0, 1], [0, 3]
     rewards = CiderReward(make_captions(texts))(sampled, np.arange(60))
     assert rewards.numpy() == pytest.approx(reference(sampled, texts), abs=1e-5)
-    assert rewards.max() > 3 and (rewards[0] > 1)
+    assert rewards[0] > 1 and rewards[1] == 0
 
 
 def test_rewards_do_not_depend_on_the_others_of_the_batch():
