@@ -19,6 +19,7 @@ from torch import nn
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent / 'models' / 'resnet50_v1_imagenet.pt'
 HEADS = ('fc', 'classifier', 'head', 'avgpool', 'flatten', 'dropout', 'aux', 'AuxLogits')    # not of the trunk
+OWN_START = ('inception_v3', 'googlenet')
 
 
 # ---- Encoder ----
@@ -33,30 +34,34 @@ def stride_in_first_convolution(resnet):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
 
 
-def read_weights(network, name, weights):
-    """Read `weights`, as EncoderCNN takes them, into a torchvision classifier; its head may be missing or another."""
-    if Path(weights).is_file():
-        try:
-            state = torch.load(weights, map_location='cpu', weights_only=True)
-            strides, state = state.get('strides'), state.get('state_dict', state)
-        except Exception as error:    # a damaged or foreign file raises many kinds
-            raise ValueError(f"weights='{weights}' hold no state dict that can be read safely: {error}") from None
-        if strides == 'v1':    # a file without the mark is torchvision's own kind
-            stride_in_first_convolution(network)
-    else:
-        try:
-            state = torchvision.models.get_model_weights(name)[str(weights)].get_state_dict(progress=True)
-        except KeyError:
-            known = ', '.join(entry.name for entry in torchvision.models.get_model_weights(name))
-            raise ValueError(f"weights='{weights}' is no file and no weights name of {name} ({known}).") from None
-        except OSError as error:
-            raise OSError(f"weights='{weights}' could not be downloaded ({error}). Leave `weights` out for those that "
-                          'ship with the repository, or download the file elsewhere and give its path.') from None
+def named_network(name, weights):
+    """A torchvision classifier with its own weights of the name `weights`, or with random ones (None)."""
+    known = torchvision.models.get_model_weights(name).__members__
+    if weights is None:    # some have a start of their own, which takes a minute
+        return torchvision.models.get_model(name, **{'init_weights': False} if name in OWN_START else {})
+    if weights not in known:
+        raise ValueError(f"weights='{weights}' is no file and no weights name of {name} ({', '.join(known)}).")
+    try:
+        return torchvision.models.get_model(name, weights=weights)
+    except OSError as error:
+        raise OSError(f"weights='{weights}' could not be downloaded ({error}). Leave `weights` out for those that ship "
+                      'with the repository, or download the file elsewhere and give its path.') from None
+
+
+def read_weights(network, name, file):
+    """Read a file with a state dict into a torchvision classifier; what its head holds does not matter."""
+    try:
+        state = torch.load(file, map_location='cpu', weights_only=True)
+        strides, state = state.get('strides'), state.get('state_dict', state)
+    except Exception as error:    # a damaged or foreign file raises many kinds
+        raise ValueError(f"weights='{file}' hold no state dict that can be read safely: {error}") from None
+    if strides == 'v1':    # a file without the mark is torchvision's own kind
+        stride_in_first_convolution(network)
     head = {key: value for key, value in network.state_dict().items() if key.startswith(HEADS)}    # any will do
     try:
         network.load_state_dict({**state, **head})
     except RuntimeError as error:
-        raise ValueError(f"weights='{weights}' do not fit backbone='{name}': {str(error)[:300]}") from None
+        raise ValueError(f"weights='{file}' do not fit backbone='{name}': {str(error)[:300]}") from None
 
 
 def load_backbone(name, weights, grid=False):
@@ -69,17 +74,20 @@ def load_backbone(name, weights, grid=False):
     if name not in torchvision.models.list_models(torchvision.models):
         raise ValueError(f"backbone='{name}': expected a torchvision classifier, such as 'resnet50', 'resnet152', "
                          "'vgg16', 'inception_v3' or 'convnext_tiny'.")
-    options = {'init_weights': False} if name in ('inception_v3', 'googlenet') else {}    # it takes a minute
-    network = torchvision.models.get_model(name, **options)
-    if weights is not None:
+    is_file = weights is not None and Path(weights).is_file()
+    network = named_network(name, None if is_file or weights is None else str(weights))
+    if is_file:
         read_weights(network, name, weights)
     stages = OrderedDict()
     for child_name, child in network.named_children():
         if not child_name.startswith(HEADS):
             stages.update(child.named_children() if child_name == 'features' else {child_name: child})
-    trained_on = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    if isinstance(network, torchvision.models.DenseNet):
+        stages['relu'] = nn.ReLU()    # which torchvision applies outside of the modules
+    known = torchvision.models.get_model_weights(name)
+    trained_on = known.__members__.get(str(weights), known.DEFAULT).transforms()
     size, mean, std = trained_on.crop_size[0], list(trained_on.mean), list(trained_on.std)
-    if hasattr(network, 'transform_input'):    # Google's take -1..1: torchvision turns its own usual range into that
+    if name in OWN_START:    # Google's take -1..1: torchvision turns its own usual range into that
         mean, std = [0.5] * 3, [0.5] * 3
     stages, error = nn.Sequential(stages).eval(), ''
     try:
@@ -179,8 +187,8 @@ class DecoderRNN(nn.Module):
             the Image in an Image Caption Generator): an LSTM that saw it once half forgets it before it needs a noun
         'first': as the first input (Vinyals et al. 2015)
         'state': as the initial state
-        'attention': its mean as the initial state, and what it looks at added to each word (Xu et al. 2015); features
-            are then (B, P, E), of an encoder with grid=True
+        'attention': its mean as the initial state; added to each word that mean and what the LSTM looks at (Xu et al.
+            2015); features are then (B, P, E), of an encoder with grid=True
     tied: a word is read and written by the same vector (Press and Wolf 2017, Using the Output Embedding to Improve
         Language Models); needs embed_size == hidden_size.
     """
@@ -215,7 +223,8 @@ class DecoderRNN(nn.Module):
         features, *state = self.init_state(self.dropout(features))
         words = self.dropout(self.embedding(captions[:, :-1]))                      # (B, T-1, E)
         hidden = [state[0][:, -1:]]                                                 # (B, 1, H): before any word
-        for part in words.split(1, dim=1) if self.image == 'attention' else [words]:
+        parts = words.split(1, dim=1) if self.image == 'attention' else [words]
+        for part in parts if words.numel() else ():                                 # nothing to read: captions (B, 1)
             read, state = self._read(part + self._seen(features, state), state)
             hidden.append(read)
         return self.linear(self.dropout(torch.cat(hidden, dim=1)))                  # (B, T, V)
@@ -242,7 +251,7 @@ class DecoderRNN(nn.Module):
     def _seen(self, features, state):
         """What of the image is added to a word, (B, 1, E), or 0."""
         if self.image == 'attention':
-            return self.attention(features, state[0][:, -1])[0].unsqueeze(1)
+            return (features.mean(dim=1) + self.attention(features, state[0][:, -1])[0]).unsqueeze(1)
         return features.unsqueeze(1) if self.image == 'every' else 0
 
     def _read(self, inputs, state=None):

@@ -12,6 +12,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import model
@@ -37,21 +38,25 @@ class Captioner:
         return encode(self.encoder.backbone, batch, fast_dtype(self.device))
 
     @torch.no_grad()
-    def decode(self, features, method=greedy, batch_size=256, **options):
+    def decode(self, features, method=greedy, rows=None, batch_size=256, **options):
         """What a method of scripts.decoding gives for features (N, ...), as an array or tensor -> list.
 
-        options: the method's. The unknown word is forbidden.
+        rows: of these images only. options: the method's; `seeds` is one an image. The unknown word is forbidden.
         """
-        found, options = [], {'forbidden': [self.vocab.unk_id], **options}
-        for start in range(0, len(features), batch_size):
-            batch = torch.asarray(features[start:start + batch_size], copy=True).to(self.device, torch.float32)
-            found += method(self.decoder, self.encoder.embed(batch), **options)                 # (B, E) or (B, P, E)
+        found, rows = [], np.arange(len(features)) if rows is None else np.asarray(rows)
+        options = {'forbidden': [self.vocab.unk_id], **options}
+        for start in range(0, len(rows), batch_size):
+            some = slice(start, start + batch_size)
+            own = {**options, 'seeds': options['seeds'][some]} if options.get('seeds') is not None else options
+            batch = torch.asarray(features[rows[some]], copy=True).to(self.device, torch.float32)
+            found += method(self.decoder, self.encoder.embed(batch), **own)                     # (B, E) or (B, P, E)
         return found
 
-    def caption_features(self, features, max_len=20, beam_size=1):
-        """Captions, a list of str, of features (N, ...) as an array or tensor; a beam of 1 is greedy."""
+    def caption_features(self, features, max_len=20, beam_size=1, rows=None):
+        """Captions, a list of str, of features (N, ...), or of some rows of them; a beam of 1 is greedy."""
         method, options = (beam_search, {'beam_size': beam_size}) if beam_size > 1 else (greedy, {})
-        return [self.vocab.decode(caption.ids) for caption in self.decode(features, method, max_len=max_len, **options)]
+        found = self.decode(features, method, rows, max_len=max_len, **options)
+        return [self.vocab.decode(caption.ids) for caption in found]
 
     def caption(self, images, max_len=20, beam_size=1):
         """Captions, a list of str, of PIL images or paths."""
@@ -186,6 +191,7 @@ def load_captioner(path, device=None, model_file=None):
     if found != expected:
         raise ValueError(f"{path} was trained on a backbone with hash {expected}, but {sizes['weights']} has {found}. "
                          'Its captions would be wrong: restore those weights.')
+    encoder.transform = state['transform']    # a model.py of before had none
     load_weights(encoder, state['encoder']['state'], path, classes)
     load_weights(decoder, state['decoder']['state'], path, classes)
     return Captioner(encoder, decoder, Vocabulary.from_words(**state['vocab']), state['transform'],

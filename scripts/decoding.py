@@ -4,8 +4,8 @@
     captions[0].ids, captions[0].log_probs          # [start, words..., end], and how likely each word was
 
 A state is a tuple of tensors whose first axis is the batch. All methods work on a batch of images, on any device, in
-eval mode; they stop when every caption has ended, and an image gets the same caption in any batch. Rules that all take:
-max_len, the most ids, start and end included; forbidden, ids that are never written, such as the unknown word's;
+eval mode; they stop when every caption has ended, and what one image gets does not depend on the others. Rules that all
+take: max_len, the most ids, start and end included; forbidden, ids that are never written, such as the unknown word's;
 no_repeat, the length of word sequences that no caption has twice, such as 3 (Paulus et al. 2018, A Deep Reinforced
 Model for Abstractive Summarization), 0 allows all.
 Axes: B batch, K beam, T words so far, E embedding, V vocabulary, P places.
@@ -116,7 +116,7 @@ def beam_search(decoder, features, beam_size=3, max_len=20, forbidden=(), no_rep
 def beams(decoder, features, beam_size=3, max_len=20, forbidden=(), no_repeat=0, length_power=0.7):
     """As beam_search, with all that is left at the end -> for each image a list of different captions, best first."""
     B, K, end, device = len(features), beam_size, decoder.end_id, features.device
-    state = tuple(part.repeat_interleave(K, dim=0) for part in decoder.init_state(features))       # (B * K, ...)
+    state = start = tuple(part.repeat_interleave(K, dim=0) for part in decoder.init_state(features))    # (B * K, ...)
     captions = torch.full((B, K, 1), decoder.start_id, device=device)
     chances = torch.zeros((B, K, 0), device=device)                                                # of each word
     total = torch.full((B, K), -torch.inf, device=device)    # log-probability; at first all K are one, so one counts
@@ -140,8 +140,8 @@ def beams(decoder, features, beam_size=3, max_len=20, forbidden=(), no_repeat=0,
         captions = torch.cat([_rows(captions, beam), words[:, :, None]], dim=2)
         chances = torch.cat([_rows(chances, beam), own[:, :, None]], dim=2)
         rows = (beam + first).flatten()
-        # What a step has handed on as it was, such as the image, is the same for all K: it need not be moved.
-        state = tuple(part if any(part is old for old in state) else part[rows] for part in after)
+        # What is still as it was at the start, such as the image, is the same for all K: it need not be moved.
+        state = tuple(part if any(part is own for own in start) else part[rows] for part in after)
         ended = (words == end) & (ranks > -torch.inf)
         top_rank, top = ranks.masked_fill(~ended, -torch.inf).max(dim=1)
         better = top_rank > best_rank
@@ -155,7 +155,8 @@ def beams(decoder, features, beam_size=3, max_len=20, forbidden=(), no_repeat=0,
         ranks > -torch.inf).gather(1, order).tolist()
     for i in range(B):
         for caption, allowed in zip(left[i * K:(i + 1) * K], possible[i], strict=True):
-            if allowed and len(listed[i]) < K and all(caption.ids != other.ids for other in listed[i]):
+            new = all(caption.ids != other.ids for other in listed[i])
+            if (allowed or not listed[i]) and len(listed[i]) < K and new:
                 listed[i].append(caption)
     return listed
 

@@ -82,16 +82,17 @@ def parallel(network, share=None):
 
 
 def _shared_batch_norm(norm, features):
-    """nn.BatchNorm1d.forward, with mean and variance of the rows (B, E) of all ranks."""
+    """model.BatchNorm.forward, with mean and variance of the rows of all ranks; features: (B, E) or (B, P, E)."""
+    rows, size = features.float().flatten(0, -2), features.shape[-1]
     if not norm.training:
-        return F.batch_norm(features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-    features = features.float()
-    count = features.new_tensor([len(features)])
-    sums = all_reduce(torch.cat([features.sum(0), (features ** 2).sum(0), count]))
-    mean, square, count = sums[:features.shape[1]], sums[features.shape[1]:-1], sums[-1].detach()
+        return F.batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias,
+                            eps=norm.eps).view_as(features)
+    count = rows.new_tensor([len(rows)])
+    sums = all_reduce(torch.cat([rows.sum(0), (rows ** 2).sum(0), count]))
+    mean, square, count = sums[:size], sums[size:-1], sums[-1].detach()
     mean, variance = mean / count, square / count - (mean / count) ** 2
     with torch.no_grad():
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(variance * count / (count - 1).clamp(min=1), norm.momentum)
-    return (features - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
+    return (features.float() - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias

@@ -449,7 +449,7 @@ def caption_split(checkpoint, cocoapi_loc, split='val', beam_size=1, limit=None,
     captioner = load_captioner(checkpoint, model_file=model_file)
     features, unreadable, images = split_features(captioner.encoder, cocoapi_loc, split, limit)    # (N, C)
     rows = np.setdiff1d(np.arange(len(images)), unreadable)
-    captions = captioner.caption_features(features[rows], beam_size=beam_size)
+    captions = captioner.caption_features(features, beam_size=beam_size, rows=rows)
     return [{'image_id': images[row]['id'], 'caption': caption} for row, caption in zip(rows, captions, strict=True)]
 
 

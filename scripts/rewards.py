@@ -23,13 +23,14 @@ class CiderReward:
     def __init__(self, captions):
         self.captions = captions
         device, owners = captions.table.device, captions.image_rows[captions.indices]
+        radix = len(captions.features)    # images
         grams = self._grams(*self._words(captions.indices))
         self.known = []    # for each length of sequences: those there are, sorted, and their weights
         for keys in grams:
             keys, valid = keys.cpu().numpy(), keys.cpu().numpy() != -1
             known, which = np.unique(keys[valid], return_inverse=True)
-            pairs = np.unique(which * len(captions.image_rows) + np.broadcast_to(owners[:, None], keys.shape)[valid])
-            weights = np.log(len(captions.rows) / np.bincount(pairs // len(captions.image_rows), minlength=len(known)))
+            pairs = np.unique(which * radix + np.broadcast_to(owners[:, None], keys.shape)[valid])
+            weights = np.log(len(captions.rows) / np.bincount(pairs // radix, minlength=len(known)))
             self.known.append((torch.from_numpy(known).to(device), torch.from_numpy(weights).float().to(device)))
         self.unknown = float(np.log(len(captions.rows)))
 

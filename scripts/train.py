@@ -96,7 +96,7 @@ class Settings:
     max_len: int = setting(20, 'words of a generated caption, start and end included')
 
     tune_epochs: int = setting(0, 'passes over all training images after that, the last stages of the CNN trained')
-    tune_stages: int = setting(1, 'children of the CNN that are tuned, counted from its end without the pool')
+    tune_stages: int = setting(1, 'children of the CNN that are tuned, counted from its end: those with weights')
     tune_batch_size: int = setting(32, 'images a step, each with all its captions')
     tune_learning_rate: float = setting(1e-4, 'highest of the tuned stages')
     tune_head_rate: float = setting(2e-4, 'highest of the rest meanwhile')
@@ -273,9 +273,11 @@ def _references(settings, val):
 def enter_phase(run, phase):
     """Set up a phase: what is trained, at which rates, and what a step goes through."""
     settings, backbone = run.settings, run.encoder.backbone
-    stages = len(backbone) - 1 - settings.tune_stages    # the last of all is the pool, which has no weights
-    if settings.tune_epochs and stages < 1:
-        raise ValueError(f'tune_stages={settings.tune_stages}: {settings.backbone} has {len(backbone) - 2}.')
+    with_weights = [at for at, stage in enumerate(backbone) if any(True for _ in stage.parameters())]
+    if settings.tune_epochs and settings.tune_stages >= len(with_weights):
+        raise ValueError(f'tune_stages={settings.tune_stages}: {settings.backbone} has {len(with_weights)}, and the '
+                         'first stays frozen.')
+    stages = with_weights[-settings.tune_stages]    # that many children from here on, and those without weights
     if settings.tune_epochs and phase != 'features':
         backbone[stages:].requires_grad_(True)
     tuned = backbone[stages:] if phase == 'tune' else nn.Sequential()
@@ -330,13 +332,16 @@ def learning_rate(step, steps, highest, warmup):
 def train_one_epoch(run):
     """Train on every caption once, or on what is left of an epoch under way -> averages, to log.
 
-    Keys: train_loss (nats per word, with dropout, without smoothing), gradient_norm, learning_rate (of the last step),
-    captions_per_second; in the phase 'reward' also reward, the mean CIDEr-D of what was drawn.
+    Keys: train_loss (nats per word, with the phase's dropout, without smoothing), gradient_norm, learning_rate (of the
+    last step), captions_per_second; in the phase 'reward' also reward, the mean CIDEr-D of what was drawn.
     """
     settings, batches = run.settings, run.sampler.batches
     run.sampler.set_epoch(run.epoch, run.batch)
     for part in (run.encoder, run.decoder):
-        part.train(run.phase != 'reward')    # there what is drawn and what is trained must be the same
+        part.train(run.phase != 'reward')    # there what is drawn and what is trained must be the same: no dropout
+    for module in run.decoder.modules() if run.phase == 'reward' else ():
+        if isinstance(module, nn.RNNBase):    # cuDNN gives no gradients in eval mode
+            module.train().dropout = 0.0
     run.saved_at = time.monotonic()
     norms = []
     progress = tqdm(total=len(run.sampler.items), initial=run.sampler.bounds(run.batch)[0], mininterval=0.5,
@@ -403,7 +408,8 @@ def train_step(run, items, inputs, whole):
     loss = ((1 - smooth) * cross_entropy + smooth * smoothing) / words
     if sampled:
         share = settings.reward_cross_entropy
-        loss = share * loss + (1 - share) * policy_loss(scores[-1], sampled[0][2], advantages)
+        drawn = scores[-1].float().index_fill(2, torch.tensor(run.vocab.unk_id, device=run.device), -torch.inf)
+        loss = share * loss + (1 - share) * policy_loss(drawn, sampled[0][2], advantages)    # as they were drawn
     run.optimizer.zero_grad()
     (loss * distributed.ranks()).backward()    # DistributedDataParallel takes the mean over ranks; the sum is meant
     norm = torch.nn.utils.clip_grad_norm_(run.parameters, settings.clip_norm)
@@ -451,7 +457,7 @@ def policy_loss(scores, targets, advantages):
 
     Its gradient is that of the expected reward, downwards (REINFORCE, Williams 1992).
     """
-    losses = F.cross_entropy(scores.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction='none')
+    losses = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction='none')
     words = distributed.total((targets != IGNORED).sum())
     return (losses.view_as(targets).sum(dim=1) * advantages).sum() / words
 
@@ -524,7 +530,7 @@ def tuned_features(run):
     """Features of the validation images as the encoder gives them now, (N, C) float16; 0 where there is none."""
     features = torch.zeros_like(run.val.features)
     for rows, images, _ in image_batches(run.val.paths, run.val.rows, run.encoder.transform, run.device):
-        features[rows] = encode(run.encoder.backbone, images, fast_dtype(run.device)).to(features.dtype)
+        features[rows] = encode(run.encoder.backbone, images, fast_dtype(run.device)).to(features)
     return features
 
 
@@ -558,7 +564,7 @@ def _validate(run):
 
 def caption_validation(run, captioner, beam_size=1):
     """Captions of the validation images in the COCO results format; a beam of 1 is greedy."""
-    sentences = captioner.caption_features(run.val.features[run.val.rows], run.settings.max_len, beam_size)
+    sentences = captioner.caption_features(run.val.features, run.settings.max_len, beam_size, run.val.rows)
     return [{'image_id': run.val.image_ids[row], 'caption': sentence}
             for row, sentence in zip(run.val.rows, sentences, strict=True)]
 
@@ -606,7 +612,10 @@ def _next_phase(run):
         run.phase = 'finished'
         return
     path = run.folder / 'best.pt'
-    _load_weights(run, distributed.from_first(lambda: read_checkpoint(path)), path)
+    state = distributed.from_first(lambda: read_checkpoint(path))
+    if run.phase == 'tune' and not any(key.startswith('backbone.') for key in state['encoder']['state']):
+        run.encoder.backbone.load_state_dict(build_encoder(run.sizes[0]).backbone.state_dict())    # tuning did not help
+    _load_weights(run, state, path)
     enter_phase(run, phases[phases.index(run.phase) + 1])
 
 

@@ -209,17 +209,18 @@ def test_a_beam_wider_than_the_vocabulary():
 
 
 def test_what_a_step_hands_on_is_not_moved_and_what_it_changes_is():
-    """A decoder that counts in its state which words it has read; its `features` stay the same tensor."""
+    """A decoder that counts in its state which words it has read, and keeps the counts of one word before; its
+    `features` stay the same tensor."""
     class Counting:
         start_id, end_id = 0, 1
 
         def init_state(self, features):
-            return features, torch.zeros(len(features), 6)
+            return features, torch.zeros(len(features), 6), torch.zeros(len(features), 6)
 
         def step(self, words, state):
-            features, seen = state
-            seen = seen + torch.nn.functional.one_hot(words, 6)
-            return features - 2.5 * seen, (features, seen)    # a word that was read is unlikely to be next
+            features, seen, before = state
+            now = seen + torch.nn.functional.one_hot(words, 6)
+            return features - 2.5 * now - before, (features, now, seen)    # a word that was read is unlikely to be next
 
     features = torch.tensor([[-9, -2, 3., 2.5, 2, 1], [-9, -2, 1., 2, 2.5, 3]])
     for caption in beam_search(Counting(), features, beam_size=3):

@@ -29,12 +29,15 @@ def train(dataset, weights, root, processes, *flags):
 
 
 @pytest.mark.parametrize('flags', [['--epochs', '3'], ['--epochs', '1', '--tune-epochs', '1', '--tune-batch-size', '6',
-                                                       '--tune-crop', '1']])
+                                                       '--tune-crop', '1'],
+                                   ['--epochs', '1', '--reward-epochs', '2', '--reward-batch-size', '6', '--image',
+                                    'attention']], ids=['features', 'tune', 'reward'])
 def test_two_processes_learn_what_one_does(dataset, small_weights, tmp_path, flags):
     one, _ = train(dataset, small_weights, tmp_path / 'one', 1, *flags)
     two, output = train(dataset, small_weights, tmp_path / 'two', 2, *flags)
     assert len(one) == len(two) == sum(int(flags[i + 1]) for i in range(len(flags)) if 'epochs' in flags[i])
     for expected, found in zip(one, two, strict=True):
+        assert found.get('reward', 0) == pytest.approx(expected.get('reward', 0), rel=1e-3)
         assert found['train_loss'] == pytest.approx(expected['train_loss'], rel=1e-4)
         assert found['gradient_norm'] == pytest.approx(expected['gradient_norm'], rel=1e-3)
         assert found['val_loss'] == pytest.approx(expected['val_loss'], rel=1e-4)

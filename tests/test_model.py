@@ -8,6 +8,7 @@ import matplotlib
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torchvision.models import get_model, resnet50
 
 import model
@@ -61,7 +62,8 @@ def test_backbones_know_their_images_and_give_pooled_and_grid_features(name, siz
 
 
 @pytest.mark.parametrize(('name', 'head'), [('resnet50', 'avgpool'), ('inception_v3', 'avgpool'), ('vgg16', 'avgpool'),
-                                            ('convnext_tiny', 'avgpool'), ('googlenet', 'avgpool')])
+                                            ('convnext_tiny', 'avgpool'), ('googlenet', 'avgpool'),
+                                            ('densenet121', 'classifier')])
 def test_the_trunk_is_what_torchvision_runs_before_its_head(name, head, tmp_path):
     options = {'init_weights': False} if name in ('inception_v3', 'googlenet') else {}
     network = get_model(name, weights=None, **options).eval()
@@ -71,7 +73,11 @@ def test_the_trunk_is_what_torchvision_runs_before_its_head(name, head, tmp_path
     images = torch.randn(1, 3, encoder.transform['size'], encoder.transform['size'])
     with torch.no_grad():
         network(images)
-        assert torch.allclose(encoder.backbone(images), seen[0].flatten(2).transpose(1, 2), atol=1e-5)
+        grid, expected = encoder.backbone(images), seen[0]
+    if expected.dim() == 2:    # after the pool
+        assert torch.allclose(grid.mean(dim=1), expected, atol=1e-5)
+    else:
+        assert torch.allclose(grid, expected.flatten(2).transpose(1, 2), atol=1e-5)
 
 
 def test_a_backbone_of_another_size_takes_its_own_weights_without_their_head(tmp_path):
@@ -79,6 +85,15 @@ def test_a_backbone_of_another_size_takes_its_own_weights_without_their_head(tmp
     torch.save(state, tmp_path / 'five.pt')
     encoder = EncoderCNN(4, 'resnet18', tmp_path / 'five.pt')
     assert torch.equal(encoder.backbone.conv1.weight, state['conv1.weight'])
+
+
+def test_images_are_as_the_named_weights_want_them(monkeypatch):
+    entries = torchvision.models.get_model_weights('vgg16')
+    monkeypatch.setattr(torchvision.models, 'get_model',
+                        lambda name, weights=None: torchvision.models.vgg16())    # instead of a download
+    assert EncoderCNN(4, 'vgg16', 'IMAGENET1K_V1').transform['std'][0] == 0.229
+    transform = EncoderCNN(4, 'vgg16', 'IMAGENET1K_FEATURES').transform
+    assert transform['std'][0] == 1 / 255 == entries.IMAGENET1K_FEATURES.transforms().std[0]
 
 
 @pytest.mark.parametrize('shape', [(6, 4), (6, 3, 4), (1, 3, 4)])
@@ -191,6 +206,14 @@ def test_scores_have_the_shape_of_the_captions(variant):
     scores = make_decoder(variant)(make_features(variant), captions)
     assert scores.shape == (9, 11, V) and scores.is_contiguous()
     scores.view(-1, V)    # as the course's loss does
+
+
+@each_variant
+def test_captions_of_the_start_word_alone(variant):
+    features = make_features(variant)
+    scores = make_decoder(variant)(features, torch.zeros(9, 1, dtype=torch.long))
+    longer = make_decoder(variant)(features, torch.zeros(9, 2, dtype=torch.long))
+    assert scores.shape == (9, 1, V) and torch.allclose(scores, longer[:, :1], atol=1e-6)
 
 
 @each_variant

@@ -43,6 +43,13 @@ def test_it_equals_the_reference_scorer(seed):
     assert rewards[0] > 1 and rewards[1] == 0
 
 
+def test_few_captions_of_many_images():
+    texts = [[[0, 3, 4, 5, 1]], [], [], [[0, 3, 6, 1]], [], [], [[0, 7, 4, 1]]]
+    captions, sampled = make_captions(texts), [[0, 3, 4, 1], [0, 3, 6, 7, 1], [0, 7, 4, 1]]
+    rewards = CiderReward(captions)(sampled, np.array([0, 3, 6]))
+    assert rewards.numpy() == pytest.approx(reference(sampled, [own for own in texts if own]), abs=1e-5)
+
+
 def test_rewards_do_not_depend_on_the_others_of_the_batch():
     texts = [[[0, 3, 4, 5, 1], [0, 3, 4, 1]], [[0, 6, 7, 1]], [[0, 3, 7, 8, 9, 1]]]
     reward, sampled = CiderReward(make_captions(texts)), [[0, 3, 4, 1], [0, 3, 7, 7, 7, 7, 7, 1], [0, 1], [0]]

@@ -210,6 +210,26 @@ def test_self_critical_training_stopped_and_resumed_equals_never_stopped_to_the_
 
 # ---- Self-critical training ----
 
+def test_tuning_that_did_not_help_is_left_behind(settings):
+    run = open_run(settings(epochs=8, learning_rate=0.01, dropout=0.0, tune_epochs=1, tune_learning_rate=1.0,
+                            tune_head_rate=1.0, reward_epochs=1))
+    original = {key: value.clone() for key, value in run.encoder.backbone.state_dict().items()}
+    while run.phase != 'reward':
+        finish_epoch(run, train_one_epoch(run), validate(run))
+    assert max(run.log, key=lambda line: line['CIDEr'])['phase'] == 'features', 'the test needs tuning that harms'
+    assert all(torch.equal(value, original[key]) for key, value in run.encoder.backbone.state_dict().items())
+    assert validate(run)['CIDEr'] == pytest.approx(max(line['CIDEr'] for line in run.log))
+
+
+def test_dropout_rests_while_captions_are_rewarded(settings):
+    run = train(open_run(settings(epochs=1, reward_epochs=1, dropout=0.9, num_layers=2)))
+    train_modes = [name for name, module in run.decoder.named_modules() if module.training]
+    assert train_modes == [] and run.decoder.lstm.dropout == 0    # validation came last
+    features, captions = run.encoder.embed(run.train.of_rows(torch.arange(2))), run.train.table[:2].long()
+    run.decoder.lstm.train()
+    assert torch.equal(run.decoder(features, captions), run.decoder(features, captions))
+
+
 @pytest.mark.parametrize('baseline', ['mean', 'greedy'])
 def test_the_reward_rises(settings, baseline):
     run = train(open_run(settings(epochs=3, learning_rate=0.01, reward_epochs=12, reward_batch_size=6, patience=20,
@@ -349,7 +369,7 @@ def test_a_start_from_another_backbone_is_refused(settings):
     ({'reward_samples': 1}, 'reward_samples=1'), ({'reward_baseline': 'best'}, "reward_baseline='best'"),
     ({'batch_size': 0}, 'batch_size=0'), ({'seed': -1}, 'seed=-1'), ({'tune_stages': 0}, 'tune_stages=0'),
     ({'epochs': 0}, 'nothing to train'), ({'epochs': 0, 'tune_epochs': 2}, 'nothing to train'),
-    ({'tune_epochs': 1, 'tune_stages': 8}, 'tune_stages=8: resnet18 has 7'),
+    ({'tune_epochs': 1, 'tune_stages': 6}, 'tune_stages=6: resnet18 has 6'),
     ({'name': 'a/b'}, "name='a/b'"), ({'name': ''}, "name=''"),
 ])
 def test_settings_that_make_no_sense_are_refused(settings, changes, words):
