@@ -209,6 +209,7 @@ class DecoderRNN(nn.Module):
         self.linear = nn.Linear(hidden_size, vocab_size)
         if tied:
             self.embedding.weight = self.linear.weight
+        self.scale = embed_size ** 0.5 if tied else 1.0    # rows of a linear layer are short for words beside an image
         if image in ('state', 'attention'):
             self.first_state = nn.Linear(embed_size, 2 * num_layers * hidden_size)
         if image == 'attention':
@@ -221,7 +222,7 @@ class DecoderRNN(nn.Module):
         Returns (B, T, V): position t scores captions[:, t] given the image and captions[:, :t].
         """
         features, *state = self.init_state(self.dropout(features))
-        words = self.dropout(self.embedding(captions[:, :-1]))                      # (B, T-1, E)
+        words = self.dropout(self.scale * self.embedding(captions[:, :-1]))         # (B, T-1, E)
         hidden = [state[0][:, -1:]]                                                 # (B, 1, H): before any word
         parts = words.split(1, dim=1) if self.image == 'attention' else [words]
         for part in parts if words.numel() else ():                                 # nothing to read: captions (B, 1)
@@ -244,8 +245,8 @@ class DecoderRNN(nn.Module):
     def step(self, words, state):
         """Read one word each, words (B,), and score the next: (scores (B, V), state)."""
         features, *state = state
-        inputs = self.embedding(words).unsqueeze(1) + self._seen(features, state)   # (B, 1, E)
-        hidden, state = self._read(inputs, state)
+        words = self.scale * self.embedding(words).unsqueeze(1)                     # (B, 1, E)
+        hidden, state = self._read(words + self._seen(features, state), state)
         return self.linear(hidden.squeeze(1)), (features, *state)
 
     def _seen(self, features, state):

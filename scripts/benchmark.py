@@ -342,10 +342,10 @@ def decoding(loc, images=1000):
 
 # ---- Models ----
 
-def models(loc, epochs=5, beam_sizes=(1, 3, 5, 10)):
-    """Where the image enters the LSTM, words tied or not, beam sizes: validation after equal training.
+def models(loc, epochs=3, beam_sizes=(1, 3, 5, 10)):
+    """Where the image enters the LSTM, words tied or not, beam sizes: validation after three epochs.
 
-    Scores x100 with 95 % intervals over images. Not among the parts that run by default: an hour on two cores. Its runs
+    Scores x100 with 95 % intervals over images. Not among the parts that run by default: half an hour on two cores. Its runs
     are in runs/models-*.
     """
     scores, rows = {'BLEU-4': [], 'CIDEr': [], 'images/s': []}, []

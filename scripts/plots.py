@@ -156,7 +156,7 @@ def plot_attention(image, words, weights):
     for axis, word, own in zip(axes[1:], words, np.asarray(weights), strict=False):
         share = Image.fromarray((own / own.max()).reshape(side, side).astype(np.float32))
         share = np.asarray(share.resize((224, 224), Image.Resampling.BICUBIC)).clip(0, 1)[:, :, None]
-        axis.imshow((np.asarray(picture) * (0.15 + 0.85 * share)).astype(np.uint8))
+        axis.imshow((np.asarray(picture) * (0.25 + 0.75 * share)).astype(np.uint8))
         axis.set_title(f'{word}  {own.max():.0%}', fontsize=9)
     return figure
 
