@@ -345,8 +345,8 @@ def decoding(loc, images=1000):
 def models(loc, epochs=3, beam_sizes=(1, 3, 5, 10)):
     """Where the image enters the LSTM, words tied or not, beam sizes: validation after three epochs.
 
-    Scores x100 with 95 % intervals over images. Not among the parts that run by default: half an hour on two cores. Its runs
-    are in runs/models-*.
+    Scores x100 with 95 % intervals over images. Not among the parts that run by default: half an hour on two cores.
+    Its runs are in runs/models-*.
     """
     scores, rows = {'BLEU-4': [], 'CIDEr': [], 'images/s': []}, []
     for image in ('first', 'state', 'every', 'attention'):

@@ -31,7 +31,7 @@ def executed(tmp_path_factory):
     environment['COCOAPI_LOC'] = 'data/small'
     ran = command('scripts.notebooks', '--set', 'EPOCHS=2')
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
-    return copy, copy / 'runs' / 'small', ran.stdout, command
+    return copy, copy / 'runs' / 'small-attention', ran.stdout, command    # the second model, which was trained last
 
 
 def test_every_cell_ran_in_order_without_error(executed):
@@ -50,10 +50,12 @@ def test_every_cell_ran_in_order_without_error(executed):
 def test_the_run_holds_what_it_should_and_the_end_tells_where(executed):
     copy, run, told, _ = executed
     assert len((run / 'log.jsonl').read_text().splitlines()) == 2
-    for name in ('settings.json', 'model.py', 'last.pt', 'best.pt', 'scores.json', 'samples.png', 'curves.png',
-                 'captions_val.json', 'captions_test.json'):
-        assert (run / name).is_file(), name
-    for word in ('CIDEr', 'BLEU-4', 'runs/small/notebooks', 'runs/small/curves.png', 'scripts.sample'):
+    for folder in (run, copy / 'runs' / 'small'):
+        for name in ('settings.json', 'model.py', 'last.pt', 'best.pt', 'scores.json', 'samples.png', 'curves.png',
+                     'captions_val.json'):
+            assert (folder / name).is_file(), folder / name
+    assert (run / 'captions_test.json').is_file() and (run / 'attention.png').is_file()
+    for word in ('CIDEr', 'BLEU-4', 'runs/small-attention/notebooks', 'runs/small-attention/curves.png', 'scripts.sample'):
         assert word in told.splitlines()[-1] + told[-1500:]
     captions = json.loads((run / 'captions_test.json').read_text())
     assert len(captions) == 16 and all(set(entry) == {'image_id', 'caption'} for entry in captions)
