@@ -55,7 +55,7 @@ def test_the_run_holds_what_it_should_and_the_end_tells_where(executed):
                      'captions_val.json'):
             assert (folder / name).is_file(), folder / name
     assert (run / 'captions_test.json').is_file() and (run / 'attention.png').is_file()
-    for word in ('CIDEr', 'BLEU-4', 'runs/small-attention/notebooks', 'runs/small-attention/curves.png', 'scripts.sample'):
+    for word in ('CIDEr', 'BLEU-4', 'small-attention/notebooks', 'small-attention/curves.png', 'scripts.sample'):
         assert word in told.splitlines()[-1] + told[-1500:]
     captions = json.loads((run / 'captions_test.json').read_text())
     assert len(captions) == 16 and all(set(entry) == {'image_id', 'caption'} for entry in captions)
