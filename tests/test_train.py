@@ -161,24 +161,28 @@ def test_the_stop_button_saves_and_running_again_continues(settings, monkeypatch
     assert torch.equal(weights(train(open_run(settings(name='stopped')))), weights(whole))
 
 
+def stopped_and_resumed(settings, phase, monkeypatch):
+    """Train, killed once in the second epoch of a phase, and started again -> the finished run."""
+    step, kills = scripts.train.train_step, []
+
+    def killed(run, *args):
+        if run.phase == phase and run.phase_epoch == 1 and run.batch == 1 and not kills:
+            kills.append(1)
+            raise SystemError('killed')
+        return step(run, *args)
+
+    monkeypatch.setattr(scripts.train, 'train_step', killed)
+    with pytest.raises(SystemError):
+        train(open_run(settings))
+    return train(open_run(settings))
+
+
 @pytest.mark.parametrize('cache', [False, True])
 def test_fine_tuning_stopped_and_resumed_equals_never_stopped_to_the_bit(settings, monkeypatch, cache):
     changes = {'epochs': 1, 'tune_epochs': 2, 'tune_batch_size': 5, 'tune_cache': cache, 'save_seconds': 0}
     whole = train(open_run(settings(name='whole', **changes)))
-    run, step = open_run(settings(name='stopped', **changes)), scripts.train.train_step
-
-    def killed(run, *args):
-        if run.phase == 'tune' and run.phase_epoch == 1 and run.batch == 1 and not killed.done:
-            killed.done = True
-            raise SystemError('killed')
-        return step(run, *args)
-
-    killed.done = False
-    monkeypatch.setattr(scripts.train, 'train_step', killed)
-    with pytest.raises(SystemError):
-        train(run)
-    run = train(open_run(settings(name='stopped', **changes)))
-    assert killed.done and torch.equal(weights(run), weights(whole))
+    run = stopped_and_resumed(settings(name='stopped', **changes), 'tune', monkeypatch)
+    assert torch.equal(weights(run), weights(whole))
     assert [line['CIDEr'] for line in run.log] == [line['CIDEr'] for line in whole.log]
 
 
@@ -188,20 +192,8 @@ def test_fine_tuning_stopped_and_resumed_equals_never_stopped_to_the_bit(setting
 def test_self_critical_training_stopped_and_resumed_equals_never_stopped_to_the_bit(settings, monkeypatch, changes):
     changes = {'epochs': 1, 'reward_epochs': 2, 'reward_batch_size': 5, 'save_seconds': 0, **changes}
     whole = train(open_run(settings(name='whole', **changes)))
-    run, step = open_run(settings(name='stopped', **changes)), scripts.train.train_step
-
-    def killed(run, *args):
-        if run.phase == 'reward' and run.phase_epoch == 1 and run.batch == 1 and not killed.done:
-            killed.done = True
-            raise SystemError('killed')
-        return step(run, *args)
-
-    killed.done = False
-    monkeypatch.setattr(scripts.train, 'train_step', killed)
-    with pytest.raises(SystemError):
-        train(run)
-    run = train(open_run(settings(name='stopped', **changes)))
-    assert killed.done and torch.equal(weights(run), weights(whole))
+    run = stopped_and_resumed(settings(name='stopped', **changes), 'reward', monkeypatch)
+    assert torch.equal(weights(run), weights(whole))
     assert [line.get('reward') for line in run.log] == [line.get('reward') for line in whole.log]
     results, _ = final_scores(run)
     captioner = load_captioner(run.folder / 'best.pt', 'cpu')
