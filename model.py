@@ -221,14 +221,20 @@ class DecoderRNN(nn.Module):
         features: (B, E), or (B, P, E) with attention. captions: (B, T) ids, each [start, words..., end, padding].
         Returns (B, T, V): position t scores captions[:, t] given the image and captions[:, :t].
         """
-        features, *state = self.init_state(self.dropout(features))
+        features = self.dropout(features)
         words = self.dropout(self.scale * self.embedding(captions[:, :-1]))         # (B, T-1, E)
-        hidden = [state[0][:, -1:]]                                                 # (B, 1, H): before any word
-        parts = words.split(1, dim=1) if self.image == 'attention' else [words]
-        for part in parts if words.numel() else ():                                 # nothing to read: captions (B, 1)
-            read, state = self._read(part + self._seen(features, state), state)
-            hidden.append(read)
-        return self.linear(self.dropout(torch.cat(hidden, dim=1)))                  # (B, T, V)
+        if self.image in ('every', 'first'):
+            words = torch.cat([features.unsqueeze(1), words + self._seen(features)], dim=1)
+            hidden, _ = self._read(words)                                           # (B, T, H), in one go: quicker
+        else:
+            _, *state = self.init_state(features)
+            hidden = [state[0][:, -1:]]                                             # (B, 1, H): before any word
+            parts = words.split(1, dim=1) if self.image == 'attention' else [words]
+            for part in parts if words.numel() else ():                             # none: captions (B, 1)
+                read, state = self._read(part + self._seen(features, state), state)
+                hidden.append(read)
+            hidden = torch.cat(hidden, dim=1)
+        return self.linear(self.dropout(hidden))                                    # (B, T, V)
 
     def init_state(self, features, state=None):
         """State before the first word, a tuple of tensors (B, ...). features: as in `forward`.
@@ -249,7 +255,7 @@ class DecoderRNN(nn.Module):
         hidden, state = self._read(words + self._seen(features, state), state)
         return self.linear(hidden.squeeze(1)), (features, *state)
 
-    def _seen(self, features, state):
+    def _seen(self, features, state=None):
         """What of the image is added to a word, (B, 1, E), or 0."""
         if self.image == 'attention':
             return (features.mean(dim=1) + self.attention(features, state[0][:, -1])[0]).unsqueeze(1)
