@@ -210,7 +210,8 @@ def test_tuning_that_did_not_help_is_left_behind(settings):
         finish_epoch(run, train_one_epoch(run), validate(run))
     assert max(run.log, key=lambda line: line['CIDEr'])['phase'] == 'features', 'the test needs tuning that harms'
     assert all(torch.equal(value, original[key]) for key, value in run.encoder.backbone.state_dict().items())
-    assert validate(run)['CIDEr'] == pytest.approx(max(line['CIDEr'] for line in run.log))
+    best = max(line['CIDEr'] for line in run.log)    # the log has five digits
+    assert validate(run)['CIDEr'] == pytest.approx(best, rel=1e-4)
 
 
 def test_dropout_rests_while_captions_are_rewarded(settings):
