@@ -74,10 +74,11 @@ class Captions:
     features: (N, C), one row an image, or (N, P, C), which stay on disk. image_rows: (captions,), the row of each
     caption's image. table: (captions, T) ids, each [start, words..., end, padding]; lengths: (captions,), with start
     and end. usable: bool for each row, the images that may be used; image_ids and paths: of each row's image.
+    views: more features (N, ...), of the same images flipped or cropped.
     Attributes: these, `indices` of the usable captions, and `rows` of the usable images that have some.
     """
 
-    def __init__(self, features, image_rows, table, lengths, usable, image_ids=None, paths=None):
+    def __init__(self, features, image_rows, table, lengths, usable, image_ids=None, paths=None, views=()):
         self.image_ids, self.paths = image_ids, paths
         self.image_rows, self.lengths = np.asarray(image_rows), np.asarray(lengths)
         self.indices = np.flatnonzero(usable[self.image_rows] & (self.lengths <= LONGEST + 2))
@@ -85,11 +86,11 @@ class Captions:
         if not len(self.indices):
             where = f' in {paths[0].parent}' if paths else ''
             raise ValueError(f'none of the images with captions{where} could be read: nothing to train on.')
-        self.features, self.table = features, table
+        self.features, self.table, self.views = features, table, list(views)
         self._rows, self._lengths = torch.from_numpy(self.image_rows), torch.from_numpy(self.lengths)
 
     @classmethod
-    def of_split(cls, dataset, features, unreadable=(), limit=None):
+    def of_split(cls, dataset, features, unreadable=(), limit=None, views=()):
         """Captions of a CoCoDataset: of its first `limit` images, without those whose rows are in `unreadable`."""
         lengths = np.array(dataset.caption_lengths) + 2
         if too_long := int((lengths > LONGEST + 2).sum()):
@@ -102,14 +103,16 @@ class Captions:
         usable = np.ones(len(dataset.paths), bool)
         usable[list(unreadable)] = False
         usable[len(usable) if limit is None else limit:] = False
-        features = np.array(features) if features.ndim == 2 else features    # grids are too large for memory
-        return cls(torch.from_numpy(features), dataset.image_rows, table, lengths, usable,
-                   dataset.image_ids, [dataset.img_folder / path for path in dataset.paths])
+        features, *views = (torch.from_numpy(np.array(seen) if seen.ndim == 2 else seen)    # grids stay on disk
+                            for seen in (features, *views))
+        return cls(features, dataset.image_rows, table, lengths, usable, dataset.image_ids,
+                   [dataset.img_folder / path for path in dataset.paths], views)
 
     def to(self, device):
         """Move everything that a batch is made of, so that making one needs no copy from the processor's memory."""
         for name in ('table', '_rows', '_lengths', *['features'] * (self.features.ndim == 2)):
             setattr(self, name, getattr(self, name).to(device))
+        self.views = [seen.to(device) if seen.ndim == 2 else seen for seen in self.views]
         return self
 
     def texts(self, indices, groups=1, owners=None):
@@ -146,6 +149,15 @@ class Captions:
         """-> features (B, C) or (B, P, C) float32 of the captions `indices`, and their `texts`."""
         return self.of_rows(self._rows[torch.from_numpy(indices).to(self.table.device)]), self.texts(indices, groups)
 
-    def of_rows(self, rows):
-        """Features (B, C) or (B, P, C) float32 of the images `rows`, a tensor."""
-        return self.features[rows.to(self.features.device)].to(self.table.device).float()
+    def of_rows(self, rows, which=None):
+        """Features (B, C) or (B, P, C) float32 of the images `rows`, a tensor.
+
+        which: array (B,), the view of each: 0 is `features`, n is views[n - 1].
+        """
+        if which is None:
+            return self.features[rows.to(self.features.device)].to(self.table.device).float()
+        found = torch.empty(len(rows), *self.features.shape[1:], device=self.table.device)
+        for view in np.unique(which):
+            seen, own = [self.features, *self.views][view], torch.from_numpy(np.flatnonzero(which == view))
+            found[own.to(found.device)] = seen[rows[own].to(seen.device)].to(found)
+        return found

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,22 @@ from scripts import file_hash, run_main, write_aside
 from scripts.annotations import read_annotations
 
 
-def make_transform(size, mean, std, flip=False):
-    """PIL image -> (3, size, size) float32: the whole image, squashed, because captions tell of the whole image."""
-    steps = [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(mean, std)]
-    return transforms.Compose([transforms.RandomHorizontalFlip(1), *steps] if flip else steps)
+def make_transform(size, mean, std, view=0, crop=0.6):
+    """PIL image -> (3, size, size) float32: the whole image, squashed, because captions tell of the whole image.
+
+    view: 0 as it is, 1 with left and right exchanged, from 2 flipped by chance and cropped to `crop` of it or more.
+    """
+    whole = transforms.Resize((size, size)) if view < 2 or crop == 1 else transforms.RandomResizedCrop(
+        size, (crop, 1), antialias=True)
+    flips = [transforms.RandomHorizontalFlip(1 if view == 1 else 0.5)] if view else []
+    return transforms.Compose([whole, *flips, transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+
+def by_chance(seed, transform, image):
+    """What a transform gives for an image where its chance comes from `seed`, a list of ints."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(np.random.default_rng(seed).integers(2 ** 62)))
+        return transform(image)
 
 
 def default_device():
@@ -63,7 +76,7 @@ def encode(backbone, images, dtype):
         return backbone(images).float()
 
 
-def cache_key(encoder, dtype, stages=None, flip=False):
+def cache_key(encoder, dtype, stages=None, view=0):
     """What the features depend on besides the images, as 12 digits. Notices an edit of EncoderCNN by a probe image.
 
     Raises ValueError if the encoder does more than `embed(backbone(images))`, which is what training computes.
@@ -77,7 +90,8 @@ def cache_key(encoder, dtype, stages=None, flip=False):
     answer = answer.flatten().cpu()
     mixed = answer @ torch.randn(len(answer), 8, generator=torch.Generator().manual_seed(0)) / len(answer) ** 0.5
     rounded = [f'{value:.2e}' for value in mixed.tolist()]    # so coarse that the number of threads makes no difference
-    parts = [rounded, list(answer.shape), weights_hash(backbone), transform, flip, str(dtype)]
+    parts = [rounded, list(answer.shape), weights_hash(backbone), transform, view == 1, str(dtype)]
+    parts += [view] if view > 1 else []    # whose caches are younger than the others'
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -98,7 +112,8 @@ def _check_forward(encoder, images, features):
 
 class _Images(torch.utils.data.Dataset):
     def __init__(self, paths, rows, transform):
-        self.paths, self.rows, self.transform = paths, rows, make_transform(**transform)
+        self.paths, self.rows, self.view = paths, rows, transform.get('view', 0)
+        self.transform = make_transform(**transform)
 
     def __len__(self):
         return len(self.rows)
@@ -106,7 +121,9 @@ class _Images(torch.utils.data.Dataset):
     def __getitem__(self, index):
         row = self.rows[index]
         try:
-            return row, self.transform(load_image(self.paths[row])), None
+            image = load_image(self.paths[row])
+            seed = [self.view, zlib.crc32(Path(self.paths[row]).name.encode())]    # whatever images are beside it
+            return row, by_chance(seed, self.transform, image) if self.view > 1 else self.transform(image), None
         except OSError as error:
             return row, None, str(error)
 
@@ -116,17 +133,10 @@ class AugmentedPhotos(torch.utils.data.Dataset):
     from `seed`, a list of ints, and the row. OSError names a photo that cannot be read."""
 
     def __init__(self, paths, transform, crop, seed):
-        self.paths, self.seed = paths, seed
-        size, mean, std = (transform[key] for key in ('size', 'mean', 'std'))
-        first = transforms.RandomResizedCrop(size, (crop, 1), antialias=True) if crop < 1 else transforms.Resize(
-            (size, size))
-        self.transform = transforms.Compose([first, transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-                                             transforms.Normalize(mean, std)])
+        self.paths, self.seed, self.transform = paths, seed, make_transform(**transform, view=2, crop=crop)
 
     def __getitem__(self, row):
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(np.random.default_rng([*self.seed, row]).integers(2 ** 62)))
-            return row, self.transform(load_image(self.paths[row]))
+        return row, by_chance([*self.seed, row], self.transform, load_image(self.paths[row]))
 
 
 def loading_workers(device):
@@ -167,18 +177,18 @@ def _kept_rows(folder, name):
     return rows
 
 
-def cached_features(encoder, paths, folder, name, batch_size=32, stages=None, flip=False):
+def cached_features(encoder, paths, folder, name, batch_size=32, stages=None, view=0):
     """Features of the images `paths`, from the cache under `folder` or computed now -> (features, unreadable).
 
     features: (N, C), of grids (N, P, C), float16, memory-mapped; the row of an unreadable image is NaN. unreadable:
     list of those rows, which are named in a printed message. An interrupted extraction continues where it was, and a
     changed image or one more does not compute the others again. stages: only the backbone's first ones; features are
-    then what they give. flip: of the images with left and right exchanged.
+    then what they give. view: of the images as they are, flipped, or cropped by chance, as make_transform has it.
     """
-    transform = {**encoder.transform, 'flip': flip}
+    transform = {**encoder.transform, 'view': view}
     device = next(encoder.parameters()).device
     dtype = fast_dtype(device)
-    folder = Path(folder) / f'features-{cache_key(encoder, dtype, stages, flip)}'
+    folder = Path(folder) / f'features-{cache_key(encoder, dtype, stages, view)}'
     folder.mkdir(parents=True, exist_ok=True)
     paths = [Path(path) for path in paths]
     listing = _listing(paths)
@@ -239,16 +249,16 @@ def _tell_unreadable(name, paths, unreadable):
         print(f'{name}: {len(unreadable)} of {len(paths)} images are missing or damaged and left out: {names}')
 
 
-def split_features(encoder, cocoapi_loc, split, limit=None, stages=None, flip=False):
+def split_features(encoder, cocoapi_loc, split, limit=None, stages=None, view=0):
     """Features of the images of a split, or of its first `limit`, in file order -> (features, unreadable, entries).
 
-    stages and flip: as in cached_features.
+    stages and view: as in cached_features.
     """
     images = read_annotations(annotation_file(cocoapi_loc, split), need_captions=False)['images']
     name = f'{split}2014' if limit is None or limit >= len(images) else f'{split}2014-{limit}'
     images = images[:limit]
     paths = [image_folder(cocoapi_loc, split) / entry['file_name'] for entry in images]
-    return *cached_features(encoder, paths, dataset_cache(cocoapi_loc), name, stages=stages, flip=flip), images
+    return *cached_features(encoder, paths, dataset_cache(cocoapi_loc), name, stages=stages, view=view), images
 
 
 def main():

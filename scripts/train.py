@@ -83,6 +83,8 @@ class Settings:
     dropout: float = setting(0.5, 'share of inputs and outputs of the LSTM that are dropped in training')
 
     batch_size: int = setting(128, 'captions a step, of all processes together')
+    by_image: bool = setting(False, 'a step takes images with all their captions: of grids far less has to be read')
+    views: int = setting(1, 'of each training image: as it is, 2: also flipped, from 3: also cropped at random')
     length_groups: int = setting(0, 'parts of like length of a batch, to save padding; 0: four on a CPU, one on a GPU')
     epochs: int = setting(10, 'passes over all training captions, on features of the frozen CNN')
     learning_rate: float = setting(2e-3, 'highest, reached after the warm-up; then it falls to 0 along a cosine')
@@ -111,8 +113,9 @@ class Settings:
     reward_cross_entropy: float = setting(0.1, "share of the usual loss, which keeps the captions a person's")
 
     def __post_init__(self):
-        least = {'seed': 0, 'batch_size': 1, 'tune_batch_size': 1, 'length_groups': 0, 'epochs': 0, 'tune_epochs': 0,
-                 'patience': 1, 'val_images': 1, 'tune_stages': 1, 'reward_epochs': 0, 'reward_batch_size': 1,
+        least = {'seed': 0, 'batch_size': 1, 'views': 1, 'tune_batch_size': 1, 'length_groups': 0, 'epochs': 0,
+                 'tune_epochs': 0, 'patience': 1, 'val_images': 1, 'tune_stages': 1, 'reward_epochs': 0,
+                 'reward_batch_size': 1,
                  'reward_samples': 2 if self.reward_baseline == 'mean' else 1}
         if self.reward_baseline not in ('mean', 'greedy'):
             raise ValueError(f"reward_baseline='{self.reward_baseline}': expected 'mean' or 'greedy'.")
@@ -169,6 +172,11 @@ class Run:
         return Captioner(self.encoder, self.decoder, self.vocab, self.encoder.transform, self.device)
 
     @property
+    def of_images(self):
+        """Is a batch made of images with all their captions, or of captions?"""
+        return self.phase != 'features' or self.settings.by_image
+
+    @property
     def length_groups(self):
         return self.settings.length_groups or (1 if self.device.type == 'cuda' else 4)
 
@@ -202,7 +210,9 @@ def read_split(settings, encoder, split):
                           image_folder(loc, split), str(cache))
     limit = settings.val_images if split == 'val' else None
     features, unreadable, _ = split_features(encoder, loc, split, limit)
-    return Captions.of_split(dataset, features, unreadable, limit), vocab
+    views = [split_features(encoder, loc, split, view=view)[0] for view in range(1, settings.views)
+             if split == 'train']
+    return Captions.of_split(dataset, features, unreadable, limit, views), vocab
 
 
 def open_run(settings, device=None):
@@ -283,8 +293,8 @@ def enter_phase(run, phase):
     tuned = backbone[stages:] if phase == 'tune' else nn.Sequential()
     if phase == 'tune' and settings.tune_cache:
         loc = resolve_cocoapi_loc(settings.cocoapi_loc)
-        run.views = _first_then_all(lambda: [split_features(run.encoder, loc, 'train', stages=stages, flip=flip)[0]
-                                             for flip in (False, True)])
+        run.views = _first_then_all(lambda: [split_features(run.encoder, loc, 'train', stages=stages, view=view)[0]
+                                             for view in (0, 1)])
     if phase == 'reward':
         if settings.tune_epochs:    # features of the tuned encoder
             (run.train, _), (run.val, _) = _first_then_all(
@@ -300,7 +310,9 @@ def enter_phase(run, phase):
     run.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay,
                                       fused=run.device.type in ('cuda', 'cpu'))
     run.parameters = [parameter for group in groups for parameter in group['params']]
-    items, size = {'features': (run.train.indices, settings.batch_size),
+    images = max(1, round(settings.batch_size * len(run.train.rows) / len(run.train.indices)))    # with their captions
+    items, size = {'features': (run.train.rows, images) if settings.by_image else (run.train.indices,
+                                                                                   settings.batch_size),
                    'tune': (run.train.rows, settings.tune_batch_size),
                    'reward': (run.train.rows, settings.reward_batch_size)}[phase]
     run.sampler = EpochSampler(items, size, settings.seed, distributed.rank(), distributed.ranks())
@@ -345,7 +357,7 @@ def train_one_epoch(run):
     run.saved_at = time.monotonic()
     norms = []
     progress = tqdm(total=len(run.sampler.items), initial=run.sampler.bounds(run.batch)[0], mininterval=0.5,
-                    desc=f'epoch {run.epoch + 1}', unit=' captions' if run.phase == 'features' else ' images',
+                    desc=f'epoch {run.epoch + 1}', unit=' images' if run.of_images else ' captions',
                     disable=distributed.rank() > 0)
     with progress, delayed_interrupt() as interrupted, _memory_explained(run):
         start = time.perf_counter()
@@ -387,16 +399,15 @@ def train_step(run, items, inputs, whole):
     settings, train = run.settings, run.train
     step = (settings.seed * 1_000_003 + run.epoch * run.sampler.batches + run.batch) * distributed.ranks()
     torch.manual_seed(step + distributed.rank())
-    if run.phase == 'features':
-        inputs, texts = train.batch(items, run.length_groups)
-        captions = whole
+    if run.of_images:
+        rows, captions, texts = items, train.of_images(whole), train.image_texts(items, run.length_groups)
     else:
-        captions = train.of_images(whole)
-        texts = train.image_texts(items, run.length_groups)
+        rows, captions, texts = train.image_rows[items], whole, train.texts(items, run.length_groups)
+    if run.phase != 'tune':
+        inputs = train.of_rows(torch.from_numpy(rows), drawn_views(run, items, settings.views))
     words = int(train.lengths[captions].sum()) - len(captions)    # of all ranks; the start word is not scored
     sampled, dtype = [], fast_dtype(run.device)
     if run.phase == 'reward':
-        inputs = train.of_rows(torch.from_numpy(items))
         sampled, advantages, rewards = sample_captions(run, items, inputs)
         rewards = distributed.total(rewards.sum() / settings.reward_samples)
         run.sums['reward'] = run.sums.get('reward', 0) + rewards
@@ -418,6 +429,12 @@ def train_step(run, items, inputs, whole):
     for key, value in (('loss', total), ('words', words), ('captions', len(captions)), ('norm', norm)):
         run.sums[key] = run.sums.get(key, 0) + value
     return norm
+
+
+def drawn_views(run, items, views):
+    """Which of so many views of its image each item is shown this time -> array (B,), or None where there is one."""
+    if views > 1:
+        return np.array([np.random.default_rng([run.settings.seed, run.epoch, item]).integers(views) for item in items])
 
 
 # ---- Self-critical training: captions are drawn, and made likelier if they are better than others of the image ----
@@ -516,7 +533,7 @@ def tuning_batches(run):
     settings, frozen = run.settings, run.encoder.backbone[:-len(run.tuned)]
     if settings.tune_cache:
         for rows in run.sampler:
-            views = [np.random.default_rng([settings.seed, run.epoch, row]).integers(2) for row in rows]
+            views = drawn_views(run, rows, 2)
             inputs = np.stack([run.views[view][row] for view, row in zip(views, rows, strict=True)])
             yield rows, torch.from_numpy(inputs).to(run.device).float()
     else:

@@ -1,11 +1,13 @@
 """The feature cache: computed once, resumed after a kill, damaged files noticed, unreadable images left out."""
 
 import contextlib
+import itertools
 
 import numpy as np
 import pytest
 import torch
 from conftest import COLOURS, draw_square
+from PIL import Image
 
 import scripts.features
 from model import EncoderCNN
@@ -190,6 +192,19 @@ def test_equal_names_in_two_folders_are_two_images(encoder, tmp_path):
     assert np.array_equal(before, after[:2]) and not np.allclose(before[0], before[1], atol=0.02)
 
 
+def test_views_are_the_photo_flipped_and_cropped_the_same_whatever_photos_are_beside_it(encoder, paths, tmp_path):
+    for path, colour in zip(paths, COLOURS, strict=False):
+        Image.linear_gradient('L').rotate(len(colour)).convert('RGB').save(path)    # left and right differ
+    seen = [get(encoder, paths, tmp_path, view=view)[0] for view in range(4)]
+    for one, other in itertools.combinations(seen, 2):
+        assert not np.allclose(one[0], other[0], atol=0.01)
+    Image.open(paths[0]).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / 'flipped.png')
+    again, _ = get(encoder, [tmp_path / 'flipped.png'], tmp_path / 'flipped')
+    assert np.allclose(again[0], seen[1][0], atol=0.01)
+    alone, _ = get(encoder, paths[1:2], tmp_path / 'alone', view=2)
+    assert np.allclose(alone[0], seen[2][1], atol=0.01)
+
+
 def test_an_edit_of_forward_that_training_would_not_see_is_refused(encoder, paths, tmp_path):
     forward = encoder.forward
     encoder.forward = lambda images: forward(images) * 2
@@ -200,7 +215,8 @@ def test_an_edit_of_forward_that_training_would_not_see_is_refused(encoder, path
 def test_the_key_notices_weights_transform_precision_and_edits(encoder):
     key = cache_key(encoder, torch.float32)
     assert key == cache_key(encoder, torch.float32)
-    others = {cache_key(encoder, torch.bfloat16), cache_key(encoder, torch.float32, flip=True)}
+    others = {cache_key(encoder, torch.bfloat16), cache_key(encoder, torch.float32, view=1),
+              cache_key(encoder, torch.float32, view=2), cache_key(encoder, torch.float32, view=3)}
     encoder.transform['size'] = 192
     others.add(cache_key(encoder, torch.float32))
     encoder.transform['size'] = 224

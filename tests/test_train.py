@@ -186,8 +186,42 @@ def test_fine_tuning_stopped_and_resumed_equals_never_stopped_to_the_bit(setting
     assert [line['CIDEr'] for line in run.log] == [line['CIDEr'] for line in whole.log]
 
 
+@pytest.mark.parametrize('image', ['every', 'attention'])
+@pytest.mark.parametrize('by_image', [False, True])
+def test_training_on_views_stopped_and_resumed_equals_never_stopped_to_the_bit(settings, monkeypatch, image, by_image):
+    changes = {'epochs': 2, 'views': 3, 'image': image, 'by_image': by_image, 'batch_size': 20, 'save_seconds': 0}
+    whole = train(open_run(settings(name='whole', **changes)))
+    assert whole.log[0]['val_loss'] > whole.log[1]['val_loss']
+    run = stopped_and_resumed(settings(name='stopped', **changes), 'features', monkeypatch)
+    assert torch.equal(weights(run), weights(whole))
+    one = train(open_run(settings(name='one', **{**changes, 'views': 1})))
+    assert not torch.equal(weights(one), weights(whole))
+
+
+@pytest.mark.parametrize('by_image', [False, True])
+def test_a_step_serves_whole_images_or_single_captions(settings, by_image):
+    run, seen = open_run(settings(by_image=by_image, views=3, batch_size=10)), []
+    of_rows = run.train.of_rows
+    run.train.of_rows = lambda rows, which: seen.append((rows, which)) or of_rows(rows, which)
+    words = run.train.lengths[run.train.indices].sum() - len(run.train.indices)
+    train_one_epoch(run)
+    rows, which = (np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*seen, strict=True))
+    assert run.sums['words'] == words and run.sums['captions'] == len(run.train.indices)
+    assert len(seen) == run.sampler.batches == 6 and max(len(own) for own, _ in seen) == (2 if by_image else 10)
+    assert np.array_equal(np.bincount(rows), np.full(12, 1 if by_image else 5)) and set(which) == {0, 1, 2}
+
+
+def test_each_item_gets_the_features_of_its_view(settings):
+    captions = open_run(settings(views=3)).train
+    rows, which = torch.tensor([3, 3, 3, 0]), np.array([2, 0, 1, 1])
+    found = captions.of_rows(rows, which)
+    expected = [captions.views[1][3], captions.features[3], captions.views[0][3], captions.views[0][0]]
+    assert torch.equal(found, torch.stack(expected).float())
+    assert torch.equal(captions.of_rows(rows), captions.of_rows(rows, np.zeros(4, int)))
+
+
 @pytest.mark.parametrize('changes', [
-    {'image': 'attention', 'reward_baseline': 'greedy'}, {'tune_epochs': 1, 'tune_batch_size': 5}],
+    {'image': 'attention', 'reward_baseline': 'greedy', 'views': 2}, {'tune_epochs': 1, 'tune_batch_size': 5}],
     ids=['attention', 'after tuning'])
 def test_self_critical_training_stopped_and_resumed_equals_never_stopped_to_the_bit(settings, monkeypatch, changes):
     changes = {'epochs': 1, 'reward_epochs': 2, 'reward_batch_size': 5, 'save_seconds': 0, **changes}
