@@ -161,22 +161,24 @@ class Dropout(nn.Dropout):
 
 
 class Attention(nn.Module):
-    """Where to look: a weight for each place, from what is there and what the LSTM has in mind.
+    """Where to look for the next word: heads that each give every place a weight, from what the LSTM has in mind.
 
-    Soft attention with a gate, Xu et al. 2015, Show, Attend and Tell.
+    Scaled dot products (Vaswani et al. 2017, Attention Is All You Need) after the LSTM, not before it (Lu et al. 2017,
+    Knowing When to Look), so that all words of a caption are computed at once.
     """
 
-    def __init__(self, embed_size, hidden_size):
+    def __init__(self, embed_size, hidden_size, heads=8):
         super().__init__()
-        self.query, self.gate = nn.Linear(hidden_size, embed_size), nn.Linear(hidden_size, embed_size)
-        self.energy = nn.Linear(embed_size, 1, bias=False)
+        if embed_size % heads:
+            raise ValueError(f'embed_size={embed_size}: attention needs a multiple of its {heads} heads.')
+        self.heads = heads
+        self.query, self.out = nn.Linear(hidden_size, embed_size), nn.Linear(embed_size, hidden_size)
 
     def forward(self, features, hidden):
-        """features: (B, P, E); hidden: (B, H). Returns the image as seen now (B, E), and the weights (B, P)."""
-        energy = self.energy(torch.tanh(features + self.query(hidden).unsqueeze(1)))    # (B, P, 1)
-        weights = energy.squeeze(2).softmax(dim=1)                                      # (B, P)
-        seen = (weights.unsqueeze(1) @ features).squeeze(1)                             # (B, E)
-        return self.gate(hidden).sigmoid() * seen, weights
+        """features: (B, P, E); hidden: (B, T, H). Returns what is seen (B, T, H), and the weights (B, T, P)."""
+        query, places = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (self.query(hidden), features))
+        weights = (query @ places.transpose(2, 3) / query.shape[3] ** 0.5).softmax(dim=3)       # (B, heads, T, P)
+        return self.out((weights @ places).transpose(1, 2).flatten(2)), weights.mean(dim=1)
 
 
 class DecoderRNN(nn.Module):
@@ -187,8 +189,8 @@ class DecoderRNN(nn.Module):
             the Image in an Image Caption Generator): an LSTM that saw it once half forgets it before it needs a noun
         'first': as the first input (Vinyals et al. 2015)
         'state': as the initial state
-        'attention': its mean as the initial state; added to each word that mean and what the LSTM looks at (Xu et al.
-            2015); features are then (B, P, E), of an encoder with grid=True
+        'attention': its mean as with 'every'; what the LSTM then looks at is added to its output (Lu et al. 2017);
+            features are (B, P, E), of an encoder with grid=True
     tied: a word is read and written by the same vector (Press and Wolf 2017, Using the Output Embedding to Improve
         Language Models); needs embed_size == hidden_size.
     """
@@ -210,7 +212,7 @@ class DecoderRNN(nn.Module):
         if tied:
             self.embedding.weight = self.linear.weight
         self.scale = embed_size ** 0.5 if tied else 1.0    # rows of a linear layer are short for words beside an image
-        if image in ('state', 'attention'):
+        if image == 'state':
             self.first_state = nn.Linear(embed_size, 2 * num_layers * hidden_size)
         if image == 'attention':
             self.attention = Attention(embed_size, hidden_size)
@@ -221,45 +223,47 @@ class DecoderRNN(nn.Module):
         features: (B, E), or (B, P, E) with attention. captions: (B, T) ids, each [start, words..., end, padding].
         Returns (B, T, V): position t scores captions[:, t] given the image and captions[:, :t].
         """
-        features = self.dropout(features)
+        image = self.dropout(self._whole(features))                                 # (B, 1, E)
         words = self.dropout(self.scale * self.embedding(captions[:, :-1]))         # (B, T-1, E)
-        if self.image in ('every', 'first'):
-            words = torch.cat([features.unsqueeze(1), words + self._seen(features)], dim=1)
-            hidden, _ = self._read(words)                                           # (B, T, H), in one go: quicker
+        if self.image == 'state':
+            _, *state = self.init_state(image.squeeze(1))
+            hidden = state[0][:, -1:]                                               # (B, 1, H): before any word
+            if words.numel():                                                       # none: captions (B, 1)
+                hidden = torch.cat([hidden, self._read(words, state)[0]], dim=1)
         else:
-            _, *state = self.init_state(features)
-            hidden = [state[0][:, -1:]]                                             # (B, 1, H): before any word
-            parts = words.split(1, dim=1) if self.image == 'attention' else [words]
-            for part in parts if words.numel() else ():                             # none: captions (B, 1)
-                read, state = self._read(part + self._seen(features, state), state)
-                hidden.append(read)
-            hidden = torch.cat(hidden, dim=1)
-        return self.linear(self.dropout(hidden))                                    # (B, T, V)
+            words = words if self.image == 'first' else words + image
+            hidden, _ = self._read(torch.cat([image, words], dim=1))                # (B, T, H), in one go: quicker
+        return self.linear(self.dropout(self._look(features, hidden)))              # (B, T, V)
 
     def init_state(self, features, state=None):
         """State before the first word, a tuple of tensors (B, ...). features: as in `forward`.
 
         state: (h, c) that the LSTM starts from, each (B, L, H); zeros by default.
         """
-        if self.image in ('every', 'first'):
-            _, state = self._read(features.unsqueeze(1), state)
+        if self.image != 'state':
+            _, state = self._read(self._whole(features), state)
         elif state is None:
-            first = self.first_state(features if self.image == 'state' else features.mean(dim=1))
-            state = first.tanh().view(len(features), 2, -1, self.lstm.hidden_size).unbind(dim=1)
+            state = self.first_state(features).tanh().view(len(features), 2, -1, self.lstm.hidden_size).unbind(dim=1)
         return features, *state
 
     def step(self, words, state):
         """Read one word each, words (B,), and score the next: (scores (B, V), state)."""
         features, *state = state
         words = self.scale * self.embedding(words).unsqueeze(1)                     # (B, 1, E)
-        hidden, state = self._read(words + self._seen(features, state), state)
-        return self.linear(hidden.squeeze(1)), (features, *state)
+        if self.image in ('every', 'attention'):
+            words = words + self._whole(features)
+        hidden, state = self._read(words, state)
+        return self.linear(self._look(features, hidden).squeeze(1)), (features, *state)
 
-    def _seen(self, features, state=None):
-        """What of the image is added to a word, (B, 1, E), or 0."""
+    def _whole(self, features):
+        """The image as one vector, (B, 1, E)."""
+        return features.mean(dim=1, keepdim=True) if self.image == 'attention' else features.unsqueeze(1)
+
+    def _look(self, features, hidden):
+        """hidden (B, T, H), with attention together with what it makes the decoder look at."""
         if self.image == 'attention':
-            return (features.mean(dim=1) + self.attention(features, state[0][:, -1])[0]).unsqueeze(1)
-        return features.unsqueeze(1) if self.image == 'every' else 0
+            hidden = hidden + self.attention(self.dropout(features), hidden)[0]
+        return hidden
 
     def _read(self, inputs, state=None):
         """inputs: (B, T, E); state: (h, c), each (B, L, H), or None for zeros. Returns hidden (B, T, H) and state."""

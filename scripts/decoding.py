@@ -197,7 +197,7 @@ def attention_weights(decoder, features, caption):
     features: (1, P, E); caption: T ids, whichever method chose them.
     """
     seen = []
-    hook = decoder.attention.register_forward_hook(lambda module, inputs, output: seen.append(output[1][0]))
+    hook = decoder.attention.register_forward_hook(lambda module, inputs, output: seen.append(output[1][0, -1]))
     try:
         likeliest_words(decoder, features, caption, top=1)
     finally:

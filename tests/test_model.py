@@ -256,8 +256,8 @@ def test_every_word_depends_on_the_image(variant):
 
 @each_variant
 def test_gradients_agree_with_finite_differences_in_float64(variant):
-    decoder = make_decoder(variant, embed_size=4, hidden_size=4, vocab_size=7, num_layers=2).double()
-    features, captions = make_features(variant, 2, 4).double().requires_grad_(), torch.randint(0, 7, (2, 4))
+    decoder = make_decoder(variant, embed_size=8, hidden_size=8, vocab_size=7, num_layers=2).double()
+    features, captions = make_features(variant, 2, 8).double().requires_grad_(), torch.randint(0, 7, (2, 4))
     parameters = dict(decoder.named_parameters())
 
     def scores(features, *values):
@@ -337,17 +337,22 @@ def test_tied_words_have_one_vector_and_fewer_weights():
 
 
 def test_attention_is_a_share_for_each_place_and_sees_what_it_looks_at():
-    attention = model.Attention(8, 6)
-    features, hidden = torch.randn(2, 5, 8), torch.randn(2, 6)
+    attention = model.Attention(8, 6, heads=2)
+    features, hidden = torch.randn(2, 5, 8), torch.randn(2, 3, 6)
     seen, weights = attention(features, hidden)
-    assert weights.shape == (2, 5) and torch.allclose(weights.sum(1), torch.ones(2)) and (weights > 0).all()
-    gate = attention.gate(hidden).sigmoid()
-    assert torch.allclose(seen, gate * torch.einsum('bp,bpe->be', weights, features), atol=1e-6)
+    assert weights.shape == (2, 3, 5) and torch.allclose(weights.sum(2), torch.ones(2, 3)) and (weights > 0).all()
+    query, heads = attention.query(hidden), []
+    for part in (slice(0, 4), slice(4, 8)):    # each head has its own share of the axes
+        looks = (torch.einsum('bte,bpe->btp', query[..., part], features[..., part]) / 2).softmax(dim=2)
+        heads.append((looks, torch.einsum('btp,bpe->bte', looks, features[..., part])))
+    assert torch.allclose(weights, (heads[0][0] + heads[1][0]) / 2, atol=1e-6)
+    assert torch.allclose(seen, attention.out(torch.cat([heads[0][1], heads[1][1]], dim=2)), atol=1e-5)
     assert not torch.allclose(weights, attention(features, -hidden)[1])    # it depends on what the LSTM has in mind
 
 
 @pytest.mark.parametrize(('options', 'words'), [
-    ({'image': 'last'}, ["image='last'", "'attention'"]), ({'tied': True, 'embed_size': 8}, ['embed_size=8', 'tied'])])
+    ({'image': 'last'}, ["image='last'", "'attention'"]), ({'tied': True, 'embed_size': 8}, ['embed_size=8', 'tied']),
+    ({'image': 'attention', 'embed_size': 12}, ['embed_size=12', '8 heads'])])
 def test_wrong_arguments_are_named(options, words):
     with pytest.raises(ValueError) as caught:
         make_decoder(options)
