@@ -37,6 +37,7 @@ from scripts.checkpoint import (
     build_encoder,
     check_fits,
     load_captioner,
+    load_tuned,
     load_weights,
     model_state,
     read_checkpoint,
@@ -83,7 +84,7 @@ class Settings:
     dropout: float = setting(0.5, 'share of inputs and outputs of the LSTM that are dropped in training')
 
     batch_size: int = setting(128, 'captions a step, of all processes together')
-    by_image: bool = setting(False, 'a step takes images with all their captions: of grids far less has to be read')
+    by_image: bool = setting(False, 'a step takes images with all their captions, as it always does with attention')
     views: int = setting(1, 'of each training image: as it is, 2: also flipped, from 3: also cropped at random')
     length_groups: int = setting(0, 'parts of like length of a batch, to save padding; 0: four on a CPU, one on a GPU')
     epochs: int = setting(10, 'passes over all training captions, on features of the frozen CNN')
@@ -174,7 +175,7 @@ class Run:
     @property
     def of_images(self):
         """Is a batch made of images with all their captions, or of captions?"""
-        return self.phase != 'features' or self.settings.by_image
+        return self.phase != 'features' or self.settings.by_image or self.settings.image == 'attention'
 
     @property
     def length_groups(self):
@@ -227,6 +228,9 @@ def open_run(settings, device=None):
                      'grid': settings.image == 'attention'}
     encoder = build_encoder(encoder_sizes).to(device)
     backbone_hash = weights_hash(encoder.backbone)
+    start = distributed.from_first(lambda: read_checkpoint(ROOT / settings.start)) if settings.start else None
+    if start and _is_tuned(start):    # then the features are to be those of its encoder
+        load_tuned(encoder, start, settings.start)
     (train, vocab), (val, _) = _first_then_all(
         lambda: [read_split(settings, encoder, split) for split in ('train', 'val')])
     decoder_sizes = {'embed_size': settings.embed_size, 'hidden_size': settings.hidden_size, 'vocab_size': len(vocab),
@@ -244,15 +248,11 @@ def open_run(settings, device=None):
         done = 'is finished, with' if run.finished else f'continues after {run.batch} batches and'
         print(f'{folder.relative_to(ROOT)}: {done} {run.epoch} epochs')
     else:
-        if settings.start:
-            state = distributed.from_first(lambda: read_checkpoint(ROOT / settings.start))
-            if any(key.startswith('backbone.') for key in state['encoder']['state']):
-                raise ValueError(f'start={settings.start}: its encoder was fine-tuned, so the features kept of the '
-                                 'original do not fit it. Start from a checkpoint of the phase before.')
-            _load_weights(run, state, settings.start)
+        if start:
+            _load_weights(run, start, settings.start)
         enter_phase(run, _phases(settings)[0])
-        trained, total = (sum(p.numel() for p in (*encoder.parameters(), *decoder.parameters())
-                              if p.requires_grad or frozen) for frozen in (False, True))
+        trained = sum(parameter.numel() for parameter in run.parameters)
+        total = sum(parameter.numel() for part in (encoder, decoder) for parameter in part.parameters())
         facts = {'device': str(device), 'ranks': distributed.ranks(), 'backbone_hash': backbone_hash,
                  'parameters': [trained, total]}
         distributed.from_first(lambda: record(folder, settings, what, source, **facts))
@@ -268,6 +268,10 @@ def _first_then_all(read):
     if distributed.ranks() > 1:
         distributed.from_first(lambda: read() and None)
     return read()
+
+
+def _is_tuned(state):
+    return any(key.startswith('backbone.') for key in state['encoder']['state'])
 
 
 def _phases(settings):
@@ -311,13 +315,12 @@ def enter_phase(run, phase):
                                       fused=run.device.type in ('cuda', 'cpu'))
     run.parameters = [parameter for group in groups for parameter in group['params']]
     images = max(1, round(settings.batch_size * len(run.train.rows) / len(run.train.indices)))    # with their captions
-    items, size = {'features': (run.train.rows, images) if settings.by_image else (run.train.indices,
-                                                                                   settings.batch_size),
-                   'tune': (run.train.rows, settings.tune_batch_size),
-                   'reward': (run.train.rows, settings.reward_batch_size)}[phase]
-    run.sampler = EpochSampler(items, size, settings.seed, distributed.rank(), distributed.ranks())
-    run.network = distributed.parallel(Network(run.encoder, run.decoder, tuned), share=run.encoder.embed)
     run.phase, run.tuned, run.phase_epoch = phase, tuned, 0
+    size = {'features': images if run.of_images else settings.batch_size, 'tune': settings.tune_batch_size,
+            'reward': settings.reward_batch_size}[phase]
+    run.sampler = EpochSampler(run.train.rows if run.of_images else run.train.indices, size, settings.seed,
+                               distributed.rank(), distributed.ranks())
+    run.network = distributed.parallel(Network(run.encoder, run.decoder, tuned), share=run.encoder.embed)
 
 
 # ---- Training ----
@@ -630,7 +633,7 @@ def _next_phase(run):
         return
     path = run.folder / 'best.pt'
     state = distributed.from_first(lambda: read_checkpoint(path))
-    if run.phase == 'tune' and not any(key.startswith('backbone.') for key in state['encoder']['state']):
+    if run.phase == 'tune' and not _is_tuned(state):
         run.encoder.backbone.load_state_dict(build_encoder(run.sizes[0]).backbone.state_dict())    # tuning did not help
     _load_weights(run, state, path)
     enter_phase(run, phases[phases.index(run.phase) + 1])

@@ -379,8 +379,19 @@ def test_fine_tuning_alone_from_a_checkpoint_equals_fine_tuning_after_training(s
     assert second.phase == 'tune'
     train(second)
     assert second.log[0]['train_loss'] == pytest.approx(both.log[1]['train_loss'], rel=0.05)
-    with pytest.raises(ValueError, match='was fine-tuned'):
-        open_run(settings(name='third', start=str(second.folder / 'best.pt')))
+    changes = {'name': 'third', 'epochs': 0, 'reward_epochs': 1, 'reward_batch_size': 5}
+    third = open_run(settings(start=str(second.folder / 'last.pt'), **changes))    # best.pt may be from before tuning
+    captioner = load_captioner(second.folder / 'last.pt', 'cpu')
+    rows = third.val.rows[:3]
+    features = captioner.features([third.val.paths[row] for row in rows])
+    assert torch.allclose(third.val.features[rows].float(), features, rtol=0.02, atol=0.02)    # of the tuned encoder
+    train(third)
+    whole, again = weights(third), open_run(settings(start=str(second.folder / 'last.pt'), **changes))
+    assert again.finished and torch.equal(weights(again), whole)
+    results, _ = final_scores(third)
+    captioner = load_captioner(third.folder / 'best.pt', 'cpu')    # it holds the tuned stages
+    paths = [third.val.paths[row] for row in third.val.rows]
+    assert [result['caption'] for result in results] == captioner.caption(paths)
 
 
 def test_a_start_from_another_backbone_is_refused(settings):
