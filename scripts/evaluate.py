@@ -34,6 +34,7 @@ from pycocoevalcap.tokenizer import ptbtokenizer
 
 from scripts import run_main, write_aside
 from scripts.annotations import read_annotations
+from scripts.mistakes import format_words, judge_words
 
 SCORES = ('BLEU-1', 'BLEU-2', 'BLEU-3', 'BLEU-4', 'METEOR', 'ROUGE-L', 'CIDEr', 'SPICE')
 CACHE = Path(__file__).resolve().parent.parent / 'data' / 'cache' / 'references'
@@ -328,8 +329,12 @@ def paired_test(results_a, results_b, references, draws=1000, seed=0):
 def human_line(annotations_file, draws=0, **options):
     """Scores of people: each image's first caption against its others. options: those of References."""
     references = References(annotations_file, leave_first_out=True, **options)
-    results = [{'image_id': image_id, 'caption': references.first[image_id]} for image_id in references.image_ids]
-    return score(results, references, draws)
+    return score(first_captions(references), references, draws)
+
+
+def first_captions(references):
+    """Each image's first caption, in the results format."""
+    return [{'image_id': image_id, 'caption': references.first[image_id]} for image_id in references.image_ids]
 
 
 # Words that no sentence ends with; "in", "on" and the like are not among them: "a man looks on".
@@ -497,24 +502,31 @@ def main():
     if args.results:
         results = read_results(args.results, annotations, args.missing_as_empty)
 
-    columns, report = {}, {}
+    of_scenes = 'scene' in annotations['images'][0]
+    columns, words, report = {}, {}, {}
     if results:
         references = References(file, **options)
         columns['captions'] = score(results, references, draws=1000)
         train = Path(file).with_name('captions_train2014.json')
         train = [str(entry['caption']) for entry in read_annotations(train)['annotations']] if train.exists() else None
         report['diversity'] = diversity(results, train)
-        report['scenes'] = judge_scenes(results, annotations) if 'scene' in annotations['images'][0] else None
+        report['scenes'] = judge_scenes(results, annotations) if of_scenes else None
+        words['captions'] = judge_words(results, references)
     if args.human:
         columns['people'] = human_line(file, draws=1000, **options)
+        fewer = References(file, leave_first_out=True, **options)
+        words['people'] = judge_words(first_captions(fewer), fewer)
         if results:
-            fewer = References(file, leave_first_out=True, **options)
             columns['captions, same references'] = score(results, fewer, draws=1000)
+            words['captions'] = judge_words(results, fewer)
     print(format_scores(columns))
     if args.human:
         print('people: the first caption of each image against its others')
     if results:
         print(format_notes(*report.values()))
+    if not of_scenes:
+        print(format_words(words))
+        report['words'] = words
     if args.against:
         others = read_results(args.against, annotations, args.missing_as_empty)
         report['against'] = paired_test(others, results, references)

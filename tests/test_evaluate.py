@@ -12,6 +12,7 @@ tests/slow/test_evaluate_java.py does this again, with METEOR.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from random import Random
@@ -25,6 +26,7 @@ from scripts.annotations import read_annotations
 from scripts.checkpoint import model_state, save_checkpoint
 from scripts.evaluate import SCORES, References, score
 from scripts.features import weights_hash
+from scripts.mistakes import format_words, judge_words
 from vocabulary import Vocabulary
 
 DATA = Path(__file__).parent / 'data'
@@ -259,6 +261,22 @@ def test_diversity():
     assert evaluate.diversity(broken)['broken'] == 0.5
     assert '50.0% break off' in evaluate.format_notes(evaluate.diversity(broken))
     assert evaluate.diversity(as_results({1: 'a dog'}))['in_train'] is None
+
+
+def test_words_are_judged_by_kind(tmp_path):
+    file = write_annotations(tmp_path, {
+        1: ['Two brown dogs running on grass.', 'a dog runs on the grass', 'a dog chases a ball'],
+        2: ['a man in a red shirt', 'a guy wearing a red jacket'], 3: ['nothing here', 'a king on a swing']})
+    references = References(file, cache_dir=None)
+    said = as_results({1: 'a white dog running on sand', 2: 'a man in a red shirt', 3: 'a king', 4: 'a cat'})
+    judged = judge_words(said, references)    # of the fourth image nothing is known
+    assert judged['who'] == {'said': 2, 'right': 1.0, 'expected': 1, 'found': 1.0}      # dogs are dogs
+    assert judged['doing'] == {'said': 1, 'right': 1.0, 'expected': 0, 'found': 0.0}    # a king does nothing
+    assert judged['colour'] == {'said': 2, 'right': 0.5, 'expected': 1, 'found': 1.0}
+    assert judged['place'] == {'said': 1, 'right': 0.0, 'expected': 1, 'found': 0.0}
+    assert judged['clothing']['right'] == 1.0 and judged['count'] == {'said': 0, 'right': 0, 'expected': 0, 'found': 0}
+    table = format_words({'captions': judged, 'people': judge_words(evaluate.first_captions(references), references)})
+    assert 'captions' in table and 'people' in table and re.search(r'colour +2 +50.0% +100.0% +2 +100.0%', table)
 
 
 def test_ranked_examples():
