@@ -1,15 +1,18 @@
 """One file from which a captioner is rebuilt: weights, sizes, vocabulary, transform.
 
-    captioner = load_captioner('runs/scenes/best.pt')
+    captioner = load_captioner()            # the one that ships; or load_captioner('runs/scenes/best.pt')
     captioner.caption(['photo.jpg'])        # ['a dog runs on the beach.']
+    python -m scripts.checkpoint runs/NAME/best.pt --output mine/NAME.pt       # half the size, to keep or to give away
 
 A checkpoint holds plain tensors, lists, numbers and strings, so `torch.load(weights_only=True)` reads it and nothing in
 it is run. The frozen backbone is named there by its file and a hash of its weights, not stored again.
 """
 
+import argparse
 import importlib.util
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +20,13 @@ import torch
 
 import model
 from data_loader import ROOT, annotation_file, as_seen, load_image
-from scripts import write_aside
+from scripts import run_main, write_aside
 from scripts.annotations import annotations_hash
 from scripts.decoding import beam_search, greedy
 from scripts.features import default_device, encode, fast_dtype, make_transform, weights_hash
 from vocabulary import Vocabulary
+
+SHIPPED = ROOT / 'models' / 'flickr8k_best.pt'
 
 
 class Captioner:
@@ -163,6 +168,15 @@ def load_weights(module, state, path, classes=model):
     module.load_state_dict(state, strict=False)
 
 
+def load_tuned(encoder, state, path):
+    """Load the tuned stages of a checkpoint, and mark them as tuned, so that `model_state` keeps them."""
+    tuned = {key: value for key, value in state['encoder']['state'].items() if key.startswith('backbone.')}
+    for name in {key.split('.')[1] for key in tuned}:
+        encoder.backbone.get_submodule(name).requires_grad_(True)
+    heads = {key: value for key, value in encoder.state_dict().items() if not key.startswith('backbone.')}
+    load_weights(encoder, {**heads, **tuned}, path)
+
+
 def load_model_file(path):
     """The module in a file such as runs/NAME/model.py. This runs the file: give one that you trust."""
     if not Path(path).is_file():
@@ -173,13 +187,15 @@ def load_model_file(path):
     return module
 
 
-def load_captioner(path, device=None, model_file=None):
-    """Rebuild the captioner in a checkpoint, on `device` (default: cuda, else mps, else cpu).
+def load_captioner(path=SHIPPED, device=None, model_file=None):
+    """Rebuild the captioner in a checkpoint (default: the best that ships), on `device` (default: cuda, mps or cpu).
 
     Needs that file and the encoder weights that it names. model_file: take the classes of that model.py (it is run)
-    instead of today's. FileNotFoundError and ValueError say what differs.
+    instead of today's; those in models/ come with theirs. FileNotFoundError and ValueError say what differs.
     """
     state = read_checkpoint(path)
+    if model_file is None and Path(path).resolve().parent == SHIPPED.parent:
+        model_file = SHIPPED.with_name('model.py')
     classes = load_model_file(model_file) if model_file else model
     sizes = state['encoder']['sizes']
     try:
@@ -196,3 +212,34 @@ def load_captioner(path, device=None, model_file=None):
     load_weights(decoder, state['decoder']['state'], path, classes)
     return Captioner(encoder, decoder, Vocabulary.from_words(**state['vocab']), state['transform'],
                      device or default_device())
+
+
+def export(path, output, weights=None):
+    """Write a checkpoint with its weights in float16, and beside it the model.py of its run.
+
+    Loaded again the weights are float32, rounded. weights: where the encoder's file is from now on.
+    """
+    state = read_checkpoint(path)
+    state['encoder']['sizes']['weights'] = weights or state['encoder']['sizes']['weights']
+    for part in (state['encoder'], state['decoder']):
+        part['state'] = {key: value.half() if value.is_floating_point() else value
+                         for key, value in part['state'].items()}
+    if 'settings' in state:
+        state['settings'] = {**state['settings'], 'cocoapi_loc': None}    # a path of this machine
+    save_checkpoint(output, state)
+    source = Path(path).with_name('model.py')
+    shutil.copyfile(source if source.exists() else model.__file__, Path(output).with_name('model.py'))
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Write a checkpoint in half the size, and the model.py of its run.')
+    parser.add_argument('checkpoint', help='such as runs/NAME/best.pt')
+    parser.add_argument('--output', required=True, help='file to write; model.py is written beside it')
+    args = parser.parse_args()
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    export(args.checkpoint, args.output)
+    print(f'{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB')
+
+
+if __name__ == '__main__':
+    run_main(main)
