@@ -1,13 +1,14 @@
 # `make run` and `make test` do all the set-up themselves. COCOAPI_LOC=folder make run takes other data than the scenes.
 #   make run         install, draw the scenes, execute the four notebooks; results go to runs/
 #   make lab         open the notebooks
+#   make serve       a web page that captions photos, http://127.0.0.1:7860
 #   make test        install, lint, test; make test-slow: what takes long
 #   make notebooks   execute the committed notebooks on the scenes and keep their outputs
 #   make clean       remove caches of Python; runs/, data/ and .venv/ stay
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: run lab test test-slow lint notebooks clean
+.PHONY: run lab serve test test-slow lint notebooks clean
 
 run: .venv/installed
 	$(PY) -m scripts.notebooks
@@ -15,10 +16,14 @@ run: .venv/installed
 lab: .venv/installed
 	.venv/bin/jupyter lab 0_Dataset.ipynb
 
+serve: .venv/installed-page
+	$(PY) -m scripts.serve
+
 test: lint
 	$(PY) -m pytest
 
-test-slow: .venv/installed-tests
+test-slow: .venv/installed-tests .venv/installed-page
+	$(PY) -m pip install --disable-pip-version-check --quiet -r tests/slow/requirements.txt
 	$(PY) -m pytest tests/slow
 
 lint: .venv/installed-tests
@@ -41,4 +46,8 @@ clean:
 
 .venv/installed-tests: .venv/installed tests/requirements.txt
 	$(PY) -m pip install --disable-pip-version-check --quiet -r tests/requirements.txt
+	touch $@
+
+.venv/installed-page: .venv/installed scripts/requirements.txt
+	$(PY) -m pip install --disable-pip-version-check --quiet -r scripts/requirements.txt
 	touch $@

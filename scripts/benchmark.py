@@ -342,14 +342,14 @@ def decoding(loc, images=1000):
 
 # ---- Models ----
 
-def models(loc, epochs=3, beam_sizes=(1, 3, 5, 10)):
+def models(loc, epochs=3, beam_sizes=(1, 3, 5, 10), images=('first', 'state', 'every', 'attention')):
     """Where the image enters the LSTM, words tied or not, beam sizes: validation after three epochs.
 
     Scores x100 with 95 % intervals over images. Not among the parts that run by default: half an hour on two cores.
     Its runs are in runs/models-*.
     """
     scores, rows = {'BLEU-4': [], 'CIDEr': [], 'images/s': []}, []
-    for image in ('first', 'state', 'every', 'attention'):
+    for image in images:
         for tied in (False, True):
             name = f'{image}{", tied" * tied}'
             run = open_run(Settings(name='models-' + name.replace(', ', '-'), cocoapi_loc=str(loc), epochs=epochs,

@@ -1,7 +1,7 @@
 """Figures that the notebooks share. Each returns a matplotlib figure; a notebook shows it, a script saves it.
 
     figure = show_images(paths, captions)
-    python -m scripts.plots images      # the pictures of the README: the diagram, and a sheet of scenes
+    python -m scripts.plots images      # the pictures of the README: the diagram, scenes, photos with captions
 """
 
 import argparse
@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
-from data_loader import SCENES, image_folder, load_image
+from data_loader import ROOT, SCENES, image_folder, load_image
 from scripts import run_main, write_aside
 
+GRACE_HOPPER = Path(matplotlib.get_data_path()) / 'sample_data' / 'grace_hopper.jpg'    # in the public domain
 BLUE, ORANGE, GREEN, GREY = '#3b6fb6', '#e08214', '#4d9a4d', '#777777'
 matplotlib.rcParams.update({'axes.spines.top': False, 'axes.spines.right': False, 'figure.dpi': 80,
                             'savefig.bbox': 'tight', 'font.size': 10})
@@ -244,12 +245,16 @@ def save_figure(figure, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Draw the pictures of the README, from data/scenes.')
-    parser.add_argument('folder', help='where model.png and scenes.jpg go')
+    from scripts.checkpoint import load_captioner  # here, because no figure needs a model
+    parser = argparse.ArgumentParser(description='Draw the pictures of the README, from data/scenes and images/photos.')
+    parser.add_argument('folder', help='where model.png, scenes.jpg and own_photos.jpg go')
     folder = Path(parser.parse_args().folder)
     save_figure(plot_model(), folder / 'model.png')
     with write_aside(folder / 'scenes.jpg') as aside:
         contact_sheet(sorted(image_folder(SCENES, 'val').iterdir())[:24]).save(aside, 'JPEG', quality=88)
+    photos = [*sorted((ROOT / 'images' / 'photos').iterdir()), GRACE_HOPPER]
+    captions = load_captioner().caption(photos, beam_size=5)
+    save_figure(show_images(photos, captions, columns=3, width=2.6), folder / 'own_photos.jpg')
 
 
 if __name__ == '__main__':

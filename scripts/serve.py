@@ -1,0 +1,137 @@
+"""A web page on this machine that captions photos.
+
+    make serve                                                  # installs what the page needs, then http://127.0.0.1:7860
+    python -m scripts.serve --checkpoint runs/NAME/best.pt --port 8000
+
+Nothing is asked of any other host, and photos are deleted within two hours.
+"""
+
+import argparse
+import os
+import time
+
+os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_OFFLINE='1')    # before gradio is imported
+
+import gradio as gr  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from data_loader import ROOT, load_image  # noqa: E402
+from scripts import run_main  # noqa: E402
+from scripts.checkpoint import SHIPPED, load_captioner  # noqa: E402
+from scripts.decoding import attention_weights, beams, greedy  # noqa: E402
+from scripts.plots import GRACE_HOPPER, plot_attention  # noqa: E402
+
+MEGABYTES, MEGAPIXELS = 20, 50    # of a photo
+METHODS = ('beam search', 'greedy')
+STYLE = '''
+.gradio-container {max-width: 1080px !important; margin: auto}
+#caption textarea {font-size: 1.4rem; line-height: 1.4; font-weight: 600}
+footer {opacity: .7}
+'''
+
+
+class Photo(gr.Image):
+    """An image that reaches the function as the path of the file as it was uploaded, whatever is in it."""
+
+    def preprocess(self, payload):
+        return payload and payload.path
+
+    def get_block_name(self):
+        return 'image'
+
+
+def read_photo(path):
+    """An uploaded file -> PIL image, upright RGB. gr.Error says what is wrong with it."""
+    if not path:
+        raise gr.Error('Choose a photo first.', title='No photo')
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except Exception:    # decoders raise many kinds
+        raise gr.Error('This file is not a photo that can be read: JPEG, PNG, WebP and the like are.') from None
+    if width * height > MEGAPIXELS * 1e6:
+        raise gr.Error(f'This photo has {width * height / 1e6:.0f} megapixels; {MEGAPIXELS} are the limit.')
+    try:
+        return load_image(path)
+    except OSError:
+        raise gr.Error('This photo cannot be read to its end: damaged, or cut short?') from None
+
+
+def describe(captioner, photo, method=METHODS[0], count=5):
+    """Caption a PIL image -> (captions [(text, probability)], the chosen first; its ids; features; seconds)."""
+    start = time.perf_counter()
+    features = captioner.features([photo])
+    found = captioner.decode(features, beams, beam_size=count)[0]
+    if method == 'greedy':
+        chosen, = captioner.decode(features, greedy)
+        found = [chosen, *(one for one in found if one.ids != chosen.ids)][:count]
+    captions = [(captioner.vocab.decode(one.ids), torch.tensor(one.log_probs).sum().exp().item()) for one in found]
+    return captions, found[0].ids, features, time.perf_counter() - start
+
+
+@torch.no_grad()
+def where_it_looked(captioner, photo, ids, features):
+    """PIL image: the photo once for each word, bright where the decoder looked; None without attention."""
+    if captioner.decoder.image != 'attention':
+        return None
+    weights = attention_weights(captioner.decoder, captioner.encoder.embed(features), ids)
+    figure = plot_attention(photo, [captioner.vocab.idx2word[i] for i in ids[1:]], weights.cpu())
+    figure.canvas.draw()
+    return Image.fromarray(memoryview(figure.canvas.buffer_rgba())).convert('RGB')
+
+
+def example_photos():
+    """Paths of pictures that are free to show."""
+    photos = sorted((ROOT / 'images' / 'photos').glob('*.jpg'))
+    scenes = sorted((ROOT / 'data' / 'scenes').glob('cocoapi/images/test2014/*'))[:2]    # if they have been drawn
+    return [str(path) for path in (*photos, GRACE_HOPPER, *scenes)]
+
+
+def build_page(captioner):
+    """The page, a gr.Blocks; its function is also the HTTP API's /caption."""
+    def caption(photo, method):
+        image = read_photo(photo)
+        captions, ids, features, seconds = describe(captioner, image, method)
+        others = [[text, f'{chance:.2%}'] for text, chance in captions]
+        looked = where_it_looked(captioner, image, ids, features)
+        return captions[0][0], others, looked, f'{seconds:.2f} seconds'
+
+    with gr.Blocks(title='What is in this photo?', delete_cache=(3600, 3600)) as page:
+        gr.Markdown('# What is in this photo?\nDrag a photo here, choose one or take one. It stays on this machine.')
+        with gr.Row():
+            with gr.Column(min_width=300):
+                photo = Photo(label='Photo', sources=['upload', 'webcam', 'clipboard'], type='filepath', height=360,
+                              alt_text='The photo to caption')
+                method = gr.Radio(METHODS, value=METHODS[0], label='How words are chosen')
+                button = gr.Button('Generate caption', variant='primary')
+            with gr.Column(min_width=300):
+                text = gr.Textbox(label='Caption', lines=2, interactive=False, elem_id='caption')
+                others = gr.Dataframe(headers=['It, and others', 'Probability'], datatype=['str', 'str'], wrap=True,
+                                      label='How likely the model holds it', interactive=False,
+                                      column_widths=['75%', '25%'])
+                seconds = gr.Textbox(label='Time', interactive=False)
+        looked = gr.Image(label='Where the model looked for each word', interactive=False,
+                          visible=captioner.decoder.image == 'attention', alt_text='The photo once for each word')
+        gr.Examples(example_photos(), photo, label='Examples')
+        button.click(caption, [photo, method], [text, others, looked, seconds], api_name='caption')
+    return page.queue(max_size=64, default_concurrency_limit=1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Caption photos on a web page of this machine.')
+    parser.add_argument('--checkpoint', default=SHIPPED,
+                        help='such as runs/NAME/best.pt (default: the best that ships)')
+    parser.add_argument('--model-file', help='the model.py of the run, where the one here was edited; it is run')
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 lets others in (default: '
+                        '127.0.0.1, this machine alone)')
+    parser.add_argument('--port', type=int, default=7860, help='(default: 7860)')
+    args = parser.parse_args()
+    page = build_page(load_captioner(args.checkpoint, model_file=args.model_file))
+    theme = gr.themes.Soft(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
+    page.launch(server_name=args.host, server_port=args.port, max_file_size=f'{MEGABYTES}mb', show_error=True,
+                theme=theme, css=STYLE, footer_links=['api'], ssr_mode=False, enable_monitoring=False)
+
+
+if __name__ == '__main__':
+    run_main(main)
