@@ -7,6 +7,7 @@ Nothing is asked of any other host, and photos are deleted within two hours.
 """
 
 import argparse
+import io
 import os
 import time
 
@@ -27,18 +28,15 @@ METHODS = ('beam search', 'greedy')
 STYLE = '''
 .gradio-container {max-width: 1080px !important; margin: auto}
 #caption textarea {font-size: 1.4rem; line-height: 1.4; font-weight: 600}
+#others table {width: 100%; font-size: .95rem}
+#others td, #others th {border-color: #d5d9e2}
+#others td:first-child {white-space: nowrap}
 footer {opacity: .7}
 '''
 
 
-class Photo(gr.Image):
-    """An image that reaches the function as the path of the file as it was uploaded, whatever is in it."""
-
-    def preprocess(self, payload):
-        return payload and payload.path
-
-    def get_block_name(self):
-        return 'image'
+DESCRIBE_EXAMPLES = '''() => setTimeout(() => document.querySelectorAll('img:not([alt]), img[alt=""]').forEach(
+    image => image.alt = 'example: ' + image.src.split('/').pop()), 1000)'''    # for screen readers
 
 
 def read_photo(path):
@@ -77,8 +75,9 @@ def where_it_looked(captioner, photo, ids, features):
         return None
     weights = attention_weights(captioner.decoder, captioner.encoder.embed(features), ids)
     figure = plot_attention(photo, [captioner.vocab.idx2word[i] for i in ids[1:]], weights.cpu())
-    figure.canvas.draw()
-    return Image.fromarray(memoryview(figure.canvas.buffer_rgba())).convert('RGB')
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format='png', dpi=100)
+    return Image.open(drawn)
 
 
 def example_photos():
@@ -93,7 +92,8 @@ def build_page(captioner):
     def caption(photo, method):
         image = read_photo(photo)
         captions, ids, features, seconds = describe(captioner, image, method)
-        others = [[text, f'{chance:.2%}'] for text, chance in captions]
+        others = '\n'.join(['| How likely | It, and others |', '|---|---|',
+                            *(f'| 1 in {1 / max(chance, 1e-12):,.0f} | {text} |' for text, chance in captions)])
         looked = where_it_looked(captioner, image, ids, features)
         return captions[0][0], others, looked, f'{seconds:.2f} seconds'
 
@@ -101,19 +101,21 @@ def build_page(captioner):
         gr.Markdown('# What is in this photo?\nDrag a photo here, choose one or take one. It stays on this machine.')
         with gr.Row():
             with gr.Column(min_width=300):
-                photo = Photo(label='Photo', sources=['upload', 'webcam', 'clipboard'], type='filepath', height=360,
-                              alt_text='The photo to caption')
+                photo = gr.Image(label='Photo', sources=['upload', 'webcam', 'clipboard'], type='filepath', height=360,
+                                 alt_text='The photo to caption')
+                photo.preprocess = lambda upload: upload and upload.path    # read_photo opens it, whatever it is
                 method = gr.Radio(METHODS, value=METHODS[0], label='How words are chosen')
                 button = gr.Button('Generate caption', variant='primary')
             with gr.Column(min_width=300):
                 text = gr.Textbox(label='Caption', lines=2, interactive=False, elem_id='caption')
-                others = gr.Dataframe(headers=['It, and others', 'Probability'], datatype=['str', 'str'], wrap=True,
-                                      label='How likely the model holds it', interactive=False,
-                                      column_widths=['75%', '25%'])
+                others = gr.Markdown(label='Captions and how likely the model holds them', elem_id='others')
                 seconds = gr.Textbox(label='Time', interactive=False)
-        looked = gr.Image(label='Where the model looked for each word', interactive=False,
-                          visible=captioner.decoder.image == 'attention', alt_text='The photo once for each word')
+        with gr.Column(visible=captioner.decoder.image == 'attention'):
+            gr.Markdown('Where the model looked for each word, and what share the brightest place got')
+            looked = gr.Image(label='Where it looked', show_label=False, interactive=False,
+                              buttons=['download', 'fullscreen'], alt_text='The photo once for each word')
         gr.Examples(example_photos(), photo, label='Examples')
+        page.load(js=DESCRIBE_EXAMPLES)
         button.click(caption, [photo, method], [text, others, looked, seconds], api_name='caption')
     return page.queue(max_size=64, default_concurrency_limit=1)
 
@@ -129,8 +131,9 @@ def main():
     args = parser.parse_args()
     page = build_page(load_captioner(args.checkpoint, model_file=args.model_file))
     theme = gr.themes.Soft(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
+    print(f'http://{args.host}:{args.port}    (Ctrl-C ends it)', flush=True)
     page.launch(server_name=args.host, server_port=args.port, max_file_size=f'{MEGABYTES}mb', show_error=True,
-                theme=theme, css=STYLE, footer_links=['api'], ssr_mode=False, enable_monitoring=False)
+                theme=theme, css=STYLE, footer_links=['api'], ssr_mode=False, enable_monitoring=False, quiet=True)
 
 
 if __name__ == '__main__':

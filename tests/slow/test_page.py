@@ -99,7 +99,7 @@ def test_a_photo_is_captioned_with_beam_and_greedy_and_a_text_is_refused(address
     first = wait(lambda: caption(browser))
     assert len(first.split()) > 3
     wait(lambda: 'second' in browser.find_elements('css selector', 'textarea')[-1].get_attribute('value'))
-    wait(lambda: len(browser.find_elements('css selector', 'tbody tr')) >= 5)
+    wait(lambda: len(browser.find_elements('css selector', '#others tbody tr')) >= 5)
     time.sleep(2)
     SHOTS.mkdir(parents=True, exist_ok=True)
     browser.save_screenshot(str(SHOTS / 'desktop.png'))
@@ -150,7 +150,7 @@ def test_the_api_captions_and_refuses(address, tmp_path):
     from gradio_client import Client, handle_file
     client = Client(address, verbose=False)
     text, others, looked, seconds = client.predict(handle_file(str(ASTRONAUT)), 'greedy', api_name='/caption')
-    assert len(text.split()) > 3 and len(others['data']) >= 5 and 'second' in seconds
+    assert len(text.split()) > 3 and others.count('1 in') == 5 and 'second' in seconds
     assert Image.open(looked if isinstance(looked, str) else looked['path']).size[0] > 100
     bomb = tmp_path / 'large.png'
     Image.new('1', (9000, 9000)).save(bomb)
