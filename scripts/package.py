@@ -24,8 +24,8 @@ README = '''# {name}: an image captioner
     .venv/bin/pip install -r requirements.txt
     .venv/bin/python -m scripts.sample --checkpoint {name}.pt --image photo.jpg
 
-`notebooks/` shows how it was trained and how good it is; `model.py` is the model as it was trained; `results/` has its
-settings, log, scores and captions. The encoder's weights: {weights}.
+`model.py` is the model as it was trained; `results/` has its settings, log, scores and captions{notebooks}.
+The encoder's weights: {weights}.
 
 {scores}
 '''
@@ -49,7 +49,9 @@ def package(checkpoint, output):
     files |= {f'notebooks/{file.name}': file for file in sorted((run / 'notebooks').glob('*.html'))}
     scores = [f'{key}: {100 * value:.1f}' for key, value in json.loads((run / 'scores.json').read_text()).items()
               if isinstance(value, float)] if (run / 'scores.json').is_file() else []
-    told = README.format(name=name, weights=weights, scores=f'Validation, x100: {", ".join(scores)}.' if scores else '')
+    executed = any(file.startswith('notebooks/') for file in files)
+    told = README.format(name=name, weights=weights, notebooks='; `notebooks/` shows how it was trained' * executed,
+                         scores=f'Validation, x100: {", ".join(scores)}.' if scores else '')
     with tempfile.TemporaryDirectory() as folder, write_aside(output) as aside:
         export(checkpoint, Path(folder) / f'{name}.pt', weights)
         files |= {f'{name}.pt': Path(folder) / f'{name}.pt', 'model.py': Path(folder) / 'model.py'}
