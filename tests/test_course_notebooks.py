@@ -54,6 +54,8 @@ def test_preliminaries(here):
 
 
 def test_training_and_inference(here, tmp_path):
+    torch.manual_seed(0)
+    np.random.seed(0)    # the course's steps draw from both
     loader = get_loader(transform=TRAIN, mode='train', batch_size=6, vocab_threshold=1, vocab_from_file=False)
     vocab_size = len(loader.dataset.vocab)
     encoder, decoder = EncoderCNN(32), DecoderRNN(32, 48, vocab_size)
@@ -62,7 +64,7 @@ def test_training_and_inference(here, tmp_path):
     total_step = math.ceil(len(loader.dataset.caption_lengths) / loader.batch_sampler.batch_size)
     assert total_step == 10
     losses = []
-    for _ in range(total_step):
+    for _ in range(3 * total_step):
         indices = loader.dataset.get_train_indices()
         loader.batch_sampler.sampler = data.sampler.SubsetRandomSampler(indices=indices)
         images, captions = next(iter(loader))
@@ -73,7 +75,7 @@ def test_training_and_inference(here, tmp_path):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0]
+    assert sum(losses[-total_step:]) < 0.8 * sum(losses[:total_step])    # batches differ in length, so do their losses
     torch.save(decoder.state_dict(), tmp_path / 'decoder-1.pkl')
     torch.save(encoder.state_dict(), tmp_path / 'encoder-1.pkl')
 
