@@ -1,7 +1,7 @@
 #!/bin/sh
 # Trains the two captioners that ship in models/, from captions and photos to files:
 #     sh scripts/flickr8k.sh path/to/flickr8k        (the folder that holds cocoapi/; `scripts.convert` makes it)
-# About two hours on two cores. Killed, the same command continues; it needs what `make run` or `make test` installs.
+# 51 minutes of training on two cores, besides the features. Killed, the same command continues; it needs what `make run` or `make test` installs.
 set -e
 COCOAPI_LOC=$(cd "$1" && pwd)
 export COCOAPI_LOC
