@@ -174,9 +174,13 @@ class Attention(nn.Module):
         self.heads = heads
         self.query, self.out = nn.Linear(hidden_size, embed_size), nn.Linear(embed_size, hidden_size)
 
-    def forward(self, features, hidden):
-        """features: (B, P, E); hidden: (B, T, H). Returns what is seen (B, T, H), and the weights (B, T, P)."""
-        query, places = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (self.query(hidden), features))
+    def split(self, features):
+        """(B, P, E) -> (B, heads, P, E / heads), once an image: most of the work of a step would be to copy it."""
+        return features.unflatten(2, (self.heads, -1)).transpose(1, 2).contiguous()
+
+    def forward(self, places, hidden):
+        """places: features of `split`; hidden: (B, T, H). Returns what is seen (B, T, H), and the weights (B, T, P)."""
+        query = self.split(self.query(hidden))
         weights = (query @ places.transpose(2, 3) / query.shape[3] ** 0.5).softmax(dim=3)       # (B, heads, T, P)
         return self.out((weights @ places).transpose(1, 2).flatten(2)), weights.mean(dim=1)
 
@@ -226,44 +230,47 @@ class DecoderRNN(nn.Module):
         image = self.dropout(self._whole(features))                                 # (B, 1, E)
         words = self.dropout(self.scale * self.embedding(captions[:, :-1]))         # (B, T-1, E)
         if self.image == 'state':
-            _, *state = self.init_state(image.squeeze(1))
+            state = self.init_state(image.squeeze(1))[2:]
             hidden = state[0][:, -1:]                                               # (B, 1, H): before any word
             if words.numel():                                                       # none: captions (B, 1)
                 hidden = torch.cat([hidden, self._read(words, state)[0]], dim=1)
         else:
             words = words if self.image == 'first' else words + image
             hidden, _ = self._read(torch.cat([image, words], dim=1))                # (B, T, H), in one go: quicker
-        return self.linear(self.dropout(self._look(features, hidden)))              # (B, T, V)
+        return self.linear(self.dropout(self._look(self._places(features), hidden)))    # (B, T, V)
 
     def init_state(self, features, state=None):
-        """State before the first word, a tuple of tensors (B, ...). features: as in `forward`.
+        """State before the first word, a tuple of tensors (B, ...): image, places, h, c. features: as in `forward`.
 
         state: (h, c) that the LSTM starts from, each (B, L, H); zeros by default.
         """
+        image = self._whole(features)
         if self.image != 'state':
-            _, state = self._read(self._whole(features), state)
+            _, state = self._read(image, state)
         elif state is None:
             state = self.first_state(features).tanh().view(len(features), 2, -1, self.lstm.hidden_size).unbind(dim=1)
-        return features, *state
+        return image, self._places(features), *state
 
     def step(self, words, state):
         """Read one word each, words (B,), and score the next: (scores (B, V), state)."""
-        features, *state = state
+        image, places, *state = state
         words = self.scale * self.embedding(words).unsqueeze(1)                     # (B, 1, E)
         if self.image in ('every', 'attention'):
-            words = words + self._whole(features)
+            words = words + image
         hidden, state = self._read(words, state)
-        return self.linear(self._look(features, hidden).squeeze(1)), (features, *state)
+        return self.linear(self._look(places, hidden).squeeze(1)), (image, places, *state)
 
     def _whole(self, features):
         """The image as one vector, (B, 1, E)."""
         return features.mean(dim=1, keepdim=True) if self.image == 'attention' else features.unsqueeze(1)
 
-    def _look(self, features, hidden):
+    def _places(self, features):
+        """What attention looks at."""
+        return self.attention.split(self.dropout(features)) if self.image == 'attention' else features
+
+    def _look(self, places, hidden):
         """hidden (B, T, H), with attention together with what it makes the decoder look at."""
-        if self.image == 'attention':
-            hidden = hidden + self.attention(self.dropout(features), hidden)[0]
-        return hidden
+        return hidden + self.attention(places, hidden)[0] if self.image == 'attention' else hidden
 
     def _read(self, inputs, state=None):
         """inputs: (B, T, E); state: (h, c), each (B, L, H), or None for zeros. Returns hidden (B, T, H) and state."""

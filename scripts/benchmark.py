@@ -23,12 +23,14 @@ from torch.utils.data import SubsetRandomSampler
 from data_loader import CoCoDataset, annotation_file, dataset_cache, get_loader, image_folder, load_image
 from model import DecoderRNN, EncoderCNN
 from scripts import run_main
+from scripts.annotations import read_annotations
 from scripts.batches import Captions, EpochSampler, by_length
 from scripts.checkpoint import Captioner, latest_checkpoint, load_captioner
 from scripts.data import prepare_data
 from scripts.decoding import beam_search, greedy, sample
-from scripts.evaluate import score
+from scripts.evaluate import References, score
 from scripts.features import default_device, encode, fast_dtype, make_transform, split_features
+from scripts.sample import caption_photos
 from scripts.train import (
     Run,
     Settings,
@@ -340,6 +342,53 @@ def decoding(loc, images=1000):
           f'{images / encoding:.0f} images/s')
 
 
+def validation_photos(loc, images):
+    """Ids and paths of the first validation images."""
+    entries = read_annotations(annotation_file(loc, 'val'))['images'][:images]
+    return [entry['id'] for entry in entries], [image_folder(loc, 'val') / entry['file_name'] for entry in entries]
+
+
+def photos(loc, images=1000, beam_sizes=(1, 3, 5)):
+    """Captioning photos as scripts.sample does, with the captioner that ships, beside the bare encoder."""
+    captioner, (_, paths) = load_captioner(), validation_photos(loc, images)
+    batch = torch.randn(32, 3, *[captioner.encoder.transform['size']] * 2, device=captioner.device)
+
+    def bare():
+        return seconds(lambda: encode(captioner.encoder.backbone, batch, captioner.dtype)) / len(batch)
+
+    rows = [('beam', 'photos/s', 'bare encoder, images/s', 'share')]
+    for size in beam_sizes:
+        list(caption_photos(captioner, paths[:64], size))
+        encoding, took = [], 0
+        for first in range(0, len(paths), 32):    # by turns, for the speed of a machine drifts
+            encoding.append(bare())
+            some = paths[first:first + 32]
+            took += seconds(lambda some=some, size=size: list(caption_photos(captioner, some, size)))
+        speed, bare_speed = len(paths) / took, 1 / np.mean(encoding)
+        rows.append((str(size), f'{speed:.1f}', f'{bare_speed:.1f}', f'{speed / bare_speed:.2f}'))
+    table(rows)
+
+
+def precision(loc, images=1000, beam_sizes=(1, 3)):
+    """Photos captioned in float32 and in what is used otherwise, on the CPU and on a GPU: how many captions differ."""
+    ids, paths = validation_photos(loc, images)
+    references = References(annotation_file(loc, 'val'), image_ids=ids)
+    rows = [('beam', 'computed in', 'other captions than the first line', 'CIDEr x100')]
+    for size in beam_sizes:
+        first = None
+        for device in dict.fromkeys(('cpu', default_device().type)):
+            captioner = load_captioner(device=device)
+            for dtype in dict.fromkeys((torch.float32, captioner.dtype)):
+                captioner.dtype = dtype
+                found = {path: told[0]['caption'] for path, told, _ in caption_photos(captioner, paths, size)}
+                first = first or found
+                results = [{'image_id': own, 'caption': found[path]} for own, path in zip(ids, paths, strict=True)]
+                rows.append((str(size), f'{str(dtype).removeprefix("torch.")}, {device}',
+                             f'{np.mean([found[path] != first[path] for path in paths]):.1%}',
+                             f'{100 * score(results, references)["CIDEr"]:.1f}'))
+    table(rows)
+
+
 # ---- Models ----
 
 def models(loc, epochs=3, beam_sizes=(1, 3, 5, 10), images=('first', 'state', 'every', 'attention')):
@@ -464,8 +513,8 @@ def _with_memory(function, args):
     return answer, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 30    # macOS counts bytes
 
 
-PARTS = {part.__name__: part for part in (training, coco, encoder, decoding, sampler, startup, growth, batching,
-                                          models)}
+PARTS = {part.__name__: part for part in (training, coco, encoder, decoding, photos, precision, sampler, startup,
+                                          growth, batching, models)}
 LONG = ('batching', 'models')    # hours together
 
 

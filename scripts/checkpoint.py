@@ -30,17 +30,21 @@ SHIPPED = ROOT / 'models' / 'flickr8k_best.pt'
 
 
 class Captioner:
-    """A trained model ready to caption: `.encoder`, `.decoder` (in eval mode), `.vocab`, `.transform`, `.device`."""
+    """A trained model ready to caption: `.encoder`, `.decoder` (in eval mode), `.vocab`, `.transform`, `.device`.
+
+    `.dtype` is what it computes in, `fast_dtype(device)`; set it to torch.float32 to be exact.
+    """
 
     def __init__(self, encoder, decoder, vocab, transform, device):
         self.encoder, self.decoder = encoder.to(device).eval(), decoder.to(device).eval()
         self.vocab, self.transform, self.device = vocab, make_transform(**transform), torch.device(device)
+        self.dtype = fast_dtype(self.device)
 
     def features(self, images):
         """Features (B, C) or (B, P, C) float32 of PIL images or paths; OSError names a photo that cannot be read."""
         images = [load_image(image) if isinstance(image, (str, Path)) else as_seen(image) for image in images]
         batch = torch.stack([self.transform(image) for image in images]).to(self.device)
-        return encode(self.encoder.backbone, batch, fast_dtype(self.device))
+        return encode(self.encoder.backbone, batch, self.dtype)
 
     @torch.no_grad()
     def decode(self, features, method=greedy, rows=None, batch_size=256, **options):
@@ -54,7 +58,8 @@ class Captioner:
             some = slice(start, start + batch_size)
             own = {**options, 'seeds': options['seeds'][some]} if options.get('seeds') is not None else options
             batch = torch.asarray(features[rows[some]], copy=True).to(self.device, torch.float32)
-            found += method(self.decoder, self.encoder.embed(batch), **own)                     # (B, E) or (B, P, E)
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                found += method(self.decoder, self.encoder.embed(batch), **own)                 # (B, E) or (B, P, E)
         return found
 
     def caption_features(self, features, max_len=20, beam_size=1, rows=None):

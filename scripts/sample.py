@@ -21,7 +21,7 @@ from tqdm import tqdm
 from scripts import distributed, run_main, write_aside
 from scripts.checkpoint import SHIPPED, load_captioner
 from scripts.decoding import beams
-from scripts.features import encode, fast_dtype, image_batches
+from scripts.features import encode, image_batches
 
 SAVE_SECONDS = 10
 
@@ -45,7 +45,7 @@ def find_photos(arguments):
     return list(found)
 
 
-def caption_photos(captioner, paths, beam_size=5, num_captions=1, max_len=20):
+def caption_photos(captioner, paths, beam_size=3, num_captions=1, max_len=20):
     """Caption photos batch by batch, however many -> yields (path, captions, error), in order but for the failed.
 
     captions: num_captions of {'caption': str, 'log_prob': nats}, best first. Of a photo that cannot be read captions is
@@ -54,7 +54,7 @@ def caption_photos(captioner, paths, beam_size=5, num_captions=1, max_len=20):
     for rows, images, errors in image_batches(paths, range(len(paths)), captioner.encoder.transform, captioner.device):
         yield from ((paths[row], None, message) for row, message in errors)
         if rows:
-            features = encode(captioner.encoder.backbone, images, fast_dtype(captioner.device))
+            features = encode(captioner.encoder.backbone, images, captioner.dtype)
             found = captioner.decode(features, beams, beam_size=max(beam_size, num_captions), max_len=max_len)
             for row, best in zip(rows, found, strict=True):
                 yield paths[row], [{'caption': captioner.vocab.decode(one.ids),
@@ -107,7 +107,7 @@ def main():
                         help='such as runs/NAME/best.pt (default: the best that ships)')
     parser.add_argument('--model-file', help='the model.py of the run, where the one here was edited; it is run')
     parser.add_argument('--max-len', type=int, default=20, help='most words, start and end included (default: 20)')
-    parser.add_argument('--beam-size', type=int, default=5, help='captions kept in mind; 1 is greedy (default: 5)')
+    parser.add_argument('--beam-size', type=int, default=3, help='captions kept in mind; 1 is greedy (default: 3)')
     parser.add_argument('--num-captions', type=int, default=1, help='captions of each photo, best first (default: 1)')
     parser.add_argument('--format', choices=('text', 'json', 'coco'),
                         help='text; JSON with log-probabilities; COCO results (default: text, for a file JSON)')

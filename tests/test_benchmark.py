@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from scripts import benchmark
 from scripts.benchmark import (
@@ -14,6 +15,8 @@ from scripts.benchmark import (
     made_up_captions,
     models,
     one_length,
+    photos,
+    precision,
     sorted_pools,
     start,
     write_made_up,
@@ -81,3 +84,17 @@ def test_the_command_prints_a_part(dataset, monkeypatch, capfd):
     benchmark.main()
     output = capfd.readouterr().out
     assert '414,113 captions, batch 128' in output and 'peak memory' in output
+
+
+def test_photos_are_captioned_beside_the_bare_encoder(dataset, capsys):
+    photos(str(dataset), images=5, beam_sizes=(2,))
+    rate, bare, share = capsys.readouterr().out.splitlines()[-1].split()[1:]
+    assert float(rate) > 0 and float(share) == pytest.approx(float(rate) / float(bare), abs=0.05)
+
+
+def test_precision_compares_with_float32(dataset, capsys, monkeypatch):
+    monkeypatch.setattr('scripts.checkpoint.fast_dtype', lambda device: torch.bfloat16)    # also where it is slow
+    precision(str(dataset), images=5, beam_sizes=(1,))
+    first, second = [line.split() for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert first[:4] == ['1', 'float32,', 'cpu', '0.0%'] and second[:3] == ['1', 'bfloat16,', 'cpu']
+    assert 0 <= float(second[3].rstrip('%')) <= 100

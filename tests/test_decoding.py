@@ -288,6 +288,6 @@ def test_attention_weights_of_any_caption():
     decoder, features = make_decoder(variant), make_features(variant)[:1]
     weights = attention_weights(decoder, features, [0, 5, 9, 1])
     assert weights.shape == (3, 5) and torch.allclose(weights.sum(1), torch.ones(3))
-    hidden = decoder.step(torch.tensor([0]), decoder.init_state(features))[1][1]    # after the start word
-    assert torch.allclose(weights[0], decoder.attention(features, hidden[:, -1:])[1][0, 0])
+    _, places, hidden, _ = decoder.step(torch.tensor([0]), decoder.init_state(features))[1]    # after the start word
+    assert torch.allclose(weights[0], decoder.attention(places, hidden[:, -1:])[1][0, 0])
     assert not decoder.attention._forward_hooks

@@ -339,7 +339,8 @@ def test_tied_words_have_one_vector_and_fewer_weights():
 def test_attention_is_a_share_for_each_place_and_sees_what_it_looks_at():
     attention = model.Attention(8, 6, heads=2)
     features, hidden = torch.randn(2, 5, 8), torch.randn(2, 3, 6)
-    seen, weights = attention(features, hidden)
+    places = attention.split(features)
+    seen, weights = attention(places, hidden)
     assert weights.shape == (2, 3, 5) and torch.allclose(weights.sum(2), torch.ones(2, 3)) and (weights > 0).all()
     query, heads = attention.query(hidden), []
     for part in (slice(0, 4), slice(4, 8)):    # each head has its own share of the axes
@@ -347,7 +348,7 @@ def test_attention_is_a_share_for_each_place_and_sees_what_it_looks_at():
         heads.append((looks, torch.einsum('btp,bpe->bte', looks, features[..., part])))
     assert torch.allclose(weights, (heads[0][0] + heads[1][0]) / 2, atol=1e-6)
     assert torch.allclose(seen, attention.out(torch.cat([heads[0][1], heads[1][1]], dim=2)), atol=1e-5)
-    assert not torch.allclose(weights, attention(features, -hidden)[1])    # it depends on what the LSTM has in mind
+    assert not torch.allclose(weights, attention(places, -hidden)[1])    # it depends on what the LSTM has in mind
 
 
 @pytest.mark.parametrize(('options', 'words'), [
