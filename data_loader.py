@@ -21,6 +21,12 @@ from vocabulary import Vocabulary, tokenize
 ROOT = Path(__file__).resolve().parent
 SCENES = ROOT / 'data' / 'scenes'       # the built-in data, drawn by `python -m scripts.scenes`
 ANNOTATIONS = {'train': 'captions_train2014.json', 'val': 'captions_val2014.json', 'test': 'image_info_test2014.json'}
+Image.init()
+# No PostScript, which Pillow has Ghostscript run.
+PHOTO_FORMATS = sorted({'AVIF', 'BMP', 'DIB', 'GIF', 'ICO', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF',
+                        'WEBP'} & Image.OPEN.keys())
+PHOTO_SUFFIXES = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in PHOTO_FORMATS)
+MEGAPIXELS = 100                        # of a photo, at most: 1 GB of memory
 _announced = set()
 
 
@@ -70,11 +76,13 @@ def as_seen(image):
 
 
 def load_image(path):
-    """Open a photo `as_seen`. FileNotFoundError or OSError name the file when it cannot be read to its end."""
+    """Open a photo `as_seen`. FileNotFoundError or OSError name the file when it is none, too large or cut short."""
     if not os.path.exists(path):
         raise FileNotFoundError(f'image {path} not found. Is the folder of images complete?')
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=PHOTO_FORMATS) as image:
+            if image.width * image.height > MEGAPIXELS * 1e6:
+                raise ValueError(f'{image.width * image.height / 1e6:.0f} megapixels, {MEGAPIXELS} are the limit')
             return as_seen(image)
     except Exception as error:    # decoders raise many kinds for damaged files
         raise OSError(f'image {path} cannot be read ({error}). Damaged, or cut short? Replace or remove it.') from None

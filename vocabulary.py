@@ -51,6 +51,9 @@ def _read_pickle(path):
         if {str} != set(map(type, words)) or {int} != set(map(type, words.values())) or (
                 sorted(words.values()) != list(range(len(words)))):
             raise ValueError('word2idx does not map words to 0, 1, 2, ...')
+        for key in ('start_word', 'end_word', 'unk_word', 'annotations_hash'):
+            if not isinstance(found.get(key) or '', str):
+                raise ValueError(f'{key} is no text')
         return found
     except Exception as error:
         raise ValueError(f'{path} is not a vocabulary that can be read safely: {error}') from None

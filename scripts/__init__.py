@@ -5,6 +5,7 @@ import glob
 import hashlib
 import os
 import platform
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -57,15 +58,19 @@ def file_hash(path):
 
 
 def run_main(main):
-    """Run a command's `main()`: an error that a user can mend is one line on stderr and exit status 1.
-
-    CAPTION_DEBUG=1 shows the traceback instead.
-    """
+    """Run a command's `main()`: an error is one line on stderr and exit status 1; with --debug the traceback."""
+    debug = '--debug' in sys.argv[1:]
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != '--debug']
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('terminated'))    # by an exception, so that all is tidied up
     try:
         main()
     except KeyboardInterrupt:
         sys.exit('interrupted')
-    except (OSError, ValueError, RuntimeError) as error:
-        if os.environ.get('CAPTION_DEBUG'):
+    except MemoryError:
+        sys.exit('error: not enough memory')
+    except Exception as error:
+        if debug:
             raise
-        sys.exit(f'error: {error}')
+        foreseen = isinstance(error, (OSError, ValueError, RuntimeError))
+        sys.exit(f'error: {error}' if foreseen else
+                 f'error: unforeseen {type(error).__name__}: {error} (the same with --debug shows where)')

@@ -46,6 +46,10 @@ def read_annotations(path, need_captions=True):
             if not isinstance(entry, dict) or any(entry.get(field) is None for field in lists[key]):
                 raise ValueError(f"{path}: an entry of '{key}' lacks {' or '.join(lists[key])}: {str(entry)[:60]} "
                                  'Is it an instances file? Expected COCO captions.')
+            own, text = entry[lists[key][0]], entry.get('file_name', '')
+            if not isinstance(own, (int, str)) or not isinstance(text, str):
+                raise ValueError(f"{path}: an entry of '{key}' has an id or a file name of another kind: "
+                                 f'{str(entry)[:60]}')
     return found
 
 

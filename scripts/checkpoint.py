@@ -11,8 +11,8 @@ it is run. The frozen backbone is named there by its file and a hash of its weig
 import argparse
 import importlib.util
 import os
-import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -124,22 +124,49 @@ def _frozen(name, stage):
 
 def save_checkpoint(path, state):
     """Write a checkpoint aside and rename it: a kill at any moment leaves the old one or the new one."""
-    with write_aside(path) as aside:
-        torch.save(state, aside)
+    with write_aside(path) as aside, open(aside, 'wb') as file:    # given a path, PyTorch does not say what fails
+        torch.save(state, file)
 
 
 def read_checkpoint(path):
-    """The dictionary in a checkpoint. Raises FileNotFoundError, or ValueError if it is none or holds code."""
+    """The dictionary in a checkpoint. Raises FileNotFoundError, or ValueError if it is none, damaged or holds code."""
     if not Path(path).is_file():
         raise FileNotFoundError(f'checkpoint {path} not found. Train one: `make run`, or run 2_Training.ipynb.')
     try:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError('it is packed, and may be any size')    # PyTorch does not pack
+            if damaged := archive.testzip():
+                raise ValueError(f'it is damaged: the checksum of {damaged} differs')
         state = torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:    # a damaged or foreign file raises many kinds
         raise ValueError(f'{path} is not a checkpoint that can be read safely: {str(error)[:200]}') from None
     if not isinstance(state, dict) or not {'encoder', 'decoder', 'vocab', 'transform'} <= state.keys():
         raise ValueError(f'{path} is not a checkpoint of this repository: no encoder, decoder, vocab, transform. '
                          'A state dict of an old notebook is loaded by encoder.load_state_dict().')
+    try:
+        _check_kinds(state)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ValueError(f'{path} is not a checkpoint of this repository: {type(error).__name__}: {error}') from None
     return state
+
+
+def _check_kinds(state):
+    """Raise where what is to be lists, words, sizes and tensors is something else, or claims to be very large."""
+    words, transform = state['vocab']['words'], state['transform']
+    if {*map(type, words)} != {str} or len(set(words)) < len(words) or not isinstance(words, list):
+        raise ValueError('words: expected a list of different words')
+    if not 0 < transform['size'] <= 2048 or any(len(transform[key]) != 3 for key in ('mean', 'std')):
+        raise ValueError(f'transform: {str(transform)[:100]}')
+    if not isinstance(state['encoder']['backbone_hash'], str):
+        raise ValueError('backbone_hash: expected a text')
+    if state['decoder']['sizes']['vocab_size'] != len(words):
+        raise ValueError(f"{len(words)} words for a decoder of {state['decoder']['sizes']['vocab_size']}")
+    for part in (state['encoder'], state['decoder']):
+        if any(isinstance(value, int) and abs(value) > 2 ** 17 for value in part['sizes'].values()):
+            raise ValueError(f'sizes: {str(part["sizes"])[:200]}')
+        if not all(value.is_contiguous() and value.layout == torch.strided for value in part['state'].values()):
+            raise ValueError('state: expected tensors that hold what they show')
 
 
 def check_fits(state, sizes, vocab, backbone_hash, path):
@@ -159,8 +186,8 @@ def check_fits(state, sizes, vocab, backbone_hash, path):
         raise ValueError(f'{path} does not fit: {"; ".join(differs)}.')
 
 
-def load_weights(module, state, path, classes=model):
-    """Load the state of an encoder or decoder; ValueError names what the classes lack, or have in another shape."""
+def check_weights(module, state, path, classes=model):
+    """Raise ValueError that names what an encoder or decoder lacks of a state, or has in another shape."""
     own = {key: list(value.shape) for key, value in module.state_dict().items()}
     found = {key: list(value.shape) for key, value in state.items()}
     differs = [f'{key}: {found.get(key, "nothing")} there, {own.get(key, "nothing")} here' for key in {**found, **own}
@@ -170,7 +197,22 @@ def load_weights(module, state, path, classes=model):
         raise ValueError(f'{path} does not fit {type(module).__name__} in {os.path.relpath(classes.__file__)} '
                          f'({"; ".join(differs[:8])}{more}). The model.py of the run lies beside it: give it as '
                          'model_file.')
+
+
+def load_weights(module, state, path, classes=model):
+    """Load the state of an encoder or decoder, checked by `check_weights`."""
+    check_weights(module, state, path, classes)
     module.load_state_dict(state, strict=False)
+
+
+def _check_decoder(state, path, classes):
+    """`check_weights` of a decoder that takes no memory: its sizes may be anything."""
+    try:
+        with torch.device('meta'):
+            decoder = classes.DecoderRNN(**state['sizes'])
+    except (NotImplementedError, RuntimeError):    # an edited one that cannot be built so
+        return
+    check_weights(decoder, state['state'], path, classes)
 
 
 def load_tuned(encoder, state, path):
@@ -204,8 +246,9 @@ def load_captioner(path=SHIPPED, device=None, model_file=None):
     classes = load_model_file(model_file) if model_file else model
     sizes = state['encoder']['sizes']
     try:
+        _check_decoder(state['decoder'], path, classes)
         encoder, decoder = build_encoder(sizes, classes), classes.DecoderRNN(**state['decoder']['sizes'])
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise ValueError(f'{path} does not fit {os.path.relpath(classes.__file__)}: {error}. The model.py of the run '
                          'lies beside it: give it as model_file.') from None
     found, expected = weights_hash(encoder.backbone), state['encoder']['backbone_hash']

@@ -207,6 +207,7 @@ def cached_features(encoder, paths, folder, name, batch_size=32, stages=None, vi
     shape = encode(backbone, torch.zeros(1, 3, size, size, device=device), dtype).shape[1:]    # (C,)
     _write_manifest(manifest_file, listing)
     array = np.lib.format.open_memmap(part, 'w+', np.float16, (len(paths), *shape))
+    _reserve(part)
     for row, entry in enumerate(listing):
         array[row] = kept.get(tuple(entry), np.nan)    # NaN: not computed yet
     array.flush()
@@ -228,6 +229,18 @@ def cached_features(encoder, paths, folder, name, batch_size=32, stages=None, vi
             old.unlink(missing_ok=True)
     _tell_unreadable(name, paths, unreadable)
     return np.load(whole, mmap_mode='c'), unreadable    # a change stays in memory, which is as torch wants it
+
+
+def _reserve(path):
+    """Take the space of a mapped file now: a full disk would be found by a signal that kills, not by an error."""
+    try:
+        if hasattr(os, 'posix_fallocate'):
+            with open(path, 'r+b') as file:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+    except OSError as error:
+        size = os.path.getsize(path) / 1e6
+        path.unlink()
+        raise OSError(f'{path.parent} has no room for {size:,.0f} MB of features ({error.strerror}).') from None
 
 
 def _read_manifest(path):

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from data_loader import load_image
+from data_loader import PHOTO_SUFFIXES, load_image
 from scripts import run_main, write_aside
 
 
@@ -36,8 +36,8 @@ def main():
     parser.add_argument('--output_dir', '--output-dir', type=Path, required=True, help='folder for the smaller ones')
     parser.add_argument('--image_size', '--image-size', type=int, default=256, help='shorter side (default: 256)')
     args = parser.parse_args()
-    kinds = Image.registered_extensions()
-    paths = sorted(path for path in args.image_dir.rglob('*') if path.suffix.lower() in kinds and path.is_file())
+    paths = sorted(path for path in args.image_dir.rglob('*')
+                   if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
     if not paths:
         raise FileNotFoundError(f'no photos in {args.image_dir}.')
     work = functools.partial(resize, source=args.image_dir, target=args.output_dir, size=args.image_size)

@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
+from data_loader import PHOTO_SUFFIXES
 from scripts import distributed, run_main, write_aside
 from scripts.checkpoint import SHIPPED, load_captioner
 from scripts.decoding import beams
@@ -31,11 +31,11 @@ def find_photos(arguments):
 
     Raises FileNotFoundError for a folder or pattern without photos; a file that is missing is told when it is read.
     """
-    kinds, found = tuple(Image.registered_extensions()), {}
+    found = {}
     for argument in arguments:
         if Path(argument).is_dir():
             own = sorted(str(path) for path in Path(argument).rglob('*')
-                         if path.suffix.lower() in kinds and path.is_file())
+                         if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
         else:
             own = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else [argument]
             own = [argument] if Path(argument).exists() else own    # a file may be called [1].jpg

@@ -507,7 +507,7 @@ def _check_finite(run, norms):
 
 @contextlib.contextmanager
 def delayed_interrupt():
-    """Within the block Ctrl-C and the notebook's stop button only set what the yielded function tells.
+    """Within the block Ctrl-C, SIGTERM and the notebook's stop button only set what the yielded function tells.
 
     Of several processes each would notice at another step: these end at once, and lose what a kill loses.
     """
@@ -516,14 +516,16 @@ def delayed_interrupt():
         yield lambda: False
         return
     try:
-        before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+        before = {kind: signal.signal(kind, lambda *_: pressed.append(True))
+                  for kind in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:    # not in the main thread: nothing is delayed
         yield lambda: False
         return
     try:
         yield lambda: bool(pressed)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 # ---- Fine-tuning: the tuned stages read what the frozen ones give for photos ----
