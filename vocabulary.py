@@ -14,6 +14,7 @@ import numpy as np
 
 from scripts import file_hash, write_aside
 from scripts.annotations import caption_tokens
+from scripts.pickles import read_pickle
 
 
 def tokenize(caption):
@@ -26,37 +27,6 @@ def tokenize(caption):
 def _detokenizer():
     from nltk.tokenize.treebank import TreebankWordDetokenizer
     return TreebankWordDetokenizer()
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds dicts, strings, numbers and one bare object; anything else that a pickle asks for is refused, not run."""
-
-    def find_class(self, module, name):
-        bare = type('Bare', (), {})    # made anew each time: a pickle may set attributes of the class itself
-        if name == 'Vocabulary' and module in ('vocabulary', '__main__', 'build_vocab'):
-            return bare
-        if (module, name) == ('copy_reg', '_reconstructor'):    # how protocol 0 makes an instance
-            return lambda *_: bare()
-        if (module, name) == ('__builtin__', 'object'):
-            return 'object'
-        raise pickle.UnpicklingError(f'it asks for {module}.{name}')
-
-
-def _read_pickle(path):
-    """Attributes of a pickled Vocabulary as a dict, with a checked 'word2idx'."""
-    try:
-        with open(path, 'rb') as file:
-            found = vars(_Unpickler(file, encoding='utf-8').load())
-        words = found['word2idx']
-        if {str} != set(map(type, words)) or {int} != set(map(type, words.values())) or (
-                sorted(words.values()) != list(range(len(words)))):
-            raise ValueError('word2idx does not map words to 0, 1, 2, ...')
-        for key in ('start_word', 'end_word', 'unk_word', 'annotations_hash'):
-            if not isinstance(found.get(key) or '', str):
-                raise ValueError(f'{key} is no text')
-        return found
-    except Exception as error:
-        raise ValueError(f'{path} is not a vocabulary that can be read safely: {error}') from None
 
 
 class Vocabulary:
@@ -107,7 +77,7 @@ class Vocabulary:
         if not os.path.exists(self.vocab_file):
             raise FileNotFoundError(f"vocab_file='{self.vocab_file}' not found. Build it first: get_loader(transform, "
                                     "mode='train', vocab_threshold=5, vocab_from_file=False)")
-        found = _read_pickle(self.vocab_file)
+        found = read_pickle(self.vocab_file)
         words = sorted(found['word2idx'], key=found['word2idx'].get)
         self._set(words)
         self.__dict__.update({key: found[key] for key in ('start_word', 'end_word', 'unk_word') if key in found})

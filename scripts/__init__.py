@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import hashlib
+import json
 import os
 import platform
 import signal
@@ -49,6 +50,14 @@ def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_json(path):
+    """What a JSON file holds; ValueError names one that is damaged."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path} is damaged ({error}). Restore it, or remove its folder.') from None
 
 
 def file_hash(path):

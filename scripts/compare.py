@@ -9,7 +9,7 @@ import difflib
 import json
 
 from data_loader import ROOT
-from scripts import run_main
+from scripts import read_json, run_main
 
 SCORES = ('BLEU-4', 'CIDEr')
 SAME_DATA = ('val data', 'val_images')      # scores are comparable where these agree
@@ -34,11 +34,11 @@ def read_runs(like=None, names=None):
 
 
 def _read_run(folder):
-    recorded = json.loads((folder / 'settings.json').read_text())
+    recorded = read_json(folder / 'settings.json')
     log, scores = folder / 'log.jsonl', folder / 'scores.json'
     return {'name': folder.name, 'settings': recorded['identity'], 'source': (folder / 'model.py').read_text(),
             'log': [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [],
-            'scores': json.loads(scores.read_text()) if scores.exists() else None,
+            'scores': read_json(scores) if scores.exists() else None,
             'parameters': recorded.get('parameters', [None, None])}
 
 

@@ -14,14 +14,16 @@ import re
 import subprocess
 from dataclasses import asdict
 
+import filelock
 import numpy as np
 import torch
 
 from data_loader import ROOT, annotation_file, resolve_cocoapi_loc
-from scripts import file_hash, write_aside
+from scripts import file_hash, read_json, write_aside
 from scripts.annotations import annotations_hash
 from scripts.checkpoint import weights_file
 
+_held = {}    # locks of this process, by folder
 ELSEWHERE = ('name', 'cocoapi_loc', 'save_seconds')    # settings that do not change what is learned
 
 
@@ -48,7 +50,7 @@ def find_folder(name, wanted):
              if (match := re.fullmatch(re.escape(name) + r'(?:-(\d+))?', folder.name))
              and (folder / 'settings.json').exists()}
     for _, folder in sorted(taken.items()):
-        before = json.loads((folder / 'settings.json').read_text())['identity']
+        before = read_json(folder / 'settings.json')['identity']
         if before == wanted:
             return folder
     folder = ROOT / 'runs' / (f'{name}-{max(taken) + 1}' if taken else name)
@@ -76,3 +78,19 @@ def record(folder, settings, what, source, **facts):
 def mark_opened(folder):
     """3_Inference, `sample` and `evaluate` take the run that was opened last."""
     os.utime(folder / 'settings.json')
+
+
+def hold(folder):
+    """Keep other processes from training in a run's folder until `let_go`, or until this process ends."""
+    lock = _held.setdefault(folder, filelock.FileLock(folder / '.lock', thread_local=False))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)    # once more where this process has it
+    except filelock.Timeout:
+        raise RuntimeError(f'{os.path.relpath(folder, ROOT)} is being trained by another process, or open in a '
+                           'notebook that still runs. Wait for it, end it, or give this run another name.') from None
+
+
+def let_go(folder):
+    if folder in _held:
+        _held.pop(folder).release(force=True)

@@ -55,7 +55,7 @@ from scripts.features import (
     weights_hash,
 )
 from scripts.rewards import CiderReward
-from scripts.runs import find_folder, identity, mark_opened, record
+from scripts.runs import find_folder, hold, identity, let_go, mark_opened, record
 from vocabulary import Vocabulary
 
 
@@ -239,6 +239,7 @@ def open_run(settings, device=None):
     torch.manual_seed(settings.seed)    # again: how much chance was used up depends on what was in the cache
     decoder = model.DecoderRNN(**decoder_sizes).to(device)
     folder = distributed.from_first(lambda: find_folder(settings.name, what))
+    distributed.from_first(lambda: hold(folder))
     run = Run(settings, folder, device, encoder, decoder, (encoder_sizes, decoder_sizes), backbone_hash, vocab,
               train.to(device), val.to(device), None if distributed.rank() else _references(settings, val))
     last = folder / 'last.pt'
@@ -260,6 +261,8 @@ def open_run(settings, device=None):
               f'{sum(getattr(settings, name) for name in PHASES.values())} epochs on {device}, '
               f'{trained / 1e6:.1f} million trained weights')
     distributed.from_first(lambda: mark_opened(folder))
+    if run.finished:
+        let_go(folder)
     return run
 
 
@@ -619,6 +622,8 @@ def _finish_epoch(run, train, val):
         _next_phase(run)
     distributed.from_first(lambda: _write_log(run))
     _save_last(run)    # last: what is not in there is done again
+    if run.finished:
+        let_go(run.folder)
 
 
 def _write_log(run):

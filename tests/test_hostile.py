@@ -174,21 +174,29 @@ def of_class(state, module='vocabulary', name='Vocabulary', protocol=3):
             del sys.modules[module]
 
 
+def endless():
+    """word2idx is a class whose iterator never ends."""
+    name = b'cvocabulary\nVocabulary\n'
+    inner = name + b'(N}(V__next__\n' + name + b'utb'
+    outer = name + b'(N}(V__iter__\n' + inner + b'utb'
+    return b'\x80\x02' + name + b')\x81}(Vword2idx\n' + outer + b')\x81ub.'
+
+
 FILES = [
     ('vocabulary: empty', vocabulary, 'not a vocabulary', b''),
     ('vocabulary: text', vocabulary, 'not a vocabulary', b'a dog'),
     ('vocabulary: cut short', vocabulary, 'not a vocabulary', lambda: of_class(PLAIN)[:-9]),
-    ('vocabulary: calls os.system', vocabulary, 'it asks for posix.system', lambda: pickle.dumps(Runs())),
-    ('vocabulary: calls it in protocol 0', vocabulary, 'it asks for posix.system', lambda: pickle.dumps(Runs(), 0)),
-    ('vocabulary: calls eval', vocabulary, 'it asks for __builtin__.eval',
+    ('vocabulary: calls os.system', vocabulary, 'not a vocabulary', lambda: pickle.dumps(Runs())),
+    ('vocabulary: calls it in protocol 0', vocabulary, 'not a vocabulary', lambda: pickle.dumps(Runs(), 0)),
+    ('vocabulary: calls eval', vocabulary, 'not a vocabulary',
      lambda: pickle.dumps(Runs(eval, f'open({MARK!r}, "w")'), 2)),
-    ('vocabulary: INST of os.system', vocabulary, 'it asks for posix.system',
+    ('vocabulary: INST of os.system', vocabulary, 'not a vocabulary',
      b"(S'" + TOUCH + b"'\niposix\nsystem\n."),
-    ('vocabulary: OBJ of os.system', vocabulary, 'it asks for posix.system',
+    ('vocabulary: OBJ of os.system', vocabulary, 'not a vocabulary',
      b"(cposix\nsystem\nS'" + TOUCH + b"'\no."),
-    ('vocabulary: dotted name', vocabulary, 'it asks for vocabulary.os.system',
+    ('vocabulary: dotted name', vocabulary, 'not a vocabulary',
      b'\x80\x04\x8c\x0avocabulary\x8c\x09os.system\x93\x8c' + bytes([len(TOUCH)]) + TOUCH + b'\x85R.'),
-    ('vocabulary: attribute of its class', vocabulary, 'it asks for',
+    ('vocabulary: attribute of its class', vocabulary, 'not a vocabulary',
      b'\x80\x04\x8c\x0avocabulary\x8c\x13Vocabulary.__init__\x93.'),
     ('vocabulary: persistent id', vocabulary, 'not a vocabulary', b'Pmine\n.'),
     ('vocabulary: extension registry', vocabulary, 'not a vocabulary', b'\x80\x02\x82\x01.'),
@@ -196,6 +204,15 @@ FILES = [
      b'(lp0\n' + b'(h\x00h\x00lq\x00' * 1000 + b'.'),
     ('vocabulary: length of 2 ** 62', vocabulary, 'not a vocabulary',
      b'\x80\x04\x8d' + struct.pack('<Q', 2 ** 62) + b'.'),
+    ('vocabulary: place 2 ** 26 of the memo', vocabulary, 'LONG_BINPUT', b'Nr\xff\xff\xff\x03.'),
+    ('vocabulary: tuples of tuples as a key', vocabulary, 'TUPLE2',
+     b'\x80\x02N' + b'q\x00h\x00\x86' * 40 + b'}h\x00K\x00s.'),
+    ('vocabulary: the same of plain tuples', vocabulary, 'TUPLE',
+     b'\x80\x02N' + b'q\x00(h\x00h\x00t' * 40 + b'}h\x00K\x00s.'),
+    ('vocabulary: words that never end', vocabulary, 'TUPLE', endless()),
+    ('vocabulary: an empty list for a special word', vocabulary, 'start_word is no text',
+     b'\x80\x02cvocabulary\nVocabulary\n)\x81}(Vword2idx\n}(V<start>\nK\x00V<end>\nK\x01V<unk>\nK\x02uV'
+     b'start_word\n}ub.'),
     ('vocabulary: ids with gaps', vocabulary, 'does not map words to 0, 1, 2',
      lambda: of_class({'word2idx': {'<start>': 0, '<end>': 5}})),
     ('vocabulary: words that are numbers', vocabulary, 'does not map words',
