@@ -29,6 +29,10 @@ def write_aside(path):
         yield aside
         os.chmod(aside, 0o666 & ~_umask())
         os.replace(aside, path)
+    except OSError as error:
+        if error.filename is None and error.errno:    # writing does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         aside.unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ it is run. The frozen backbone is named there by its file and a hash of its weig
 
 import argparse
 import importlib.util
+import io
 import os
 import shutil
 import zipfile
@@ -124,8 +125,10 @@ def _frozen(name, stage):
 
 def save_checkpoint(path, state):
     """Write a checkpoint aside and rename it: a kill at any moment leaves the old one or the new one."""
-    with write_aside(path) as aside, open(aside, 'wb') as file:    # given a path, PyTorch does not say what fails
-        torch.save(state, file)
+    written = io.BytesIO()    # given a file, PyTorch does not say that the disk is full
+    torch.save(state, written)
+    with write_aside(path) as aside:
+        aside.write_bytes(written.getbuffer())
 
 
 def read_checkpoint(path):
@@ -165,7 +168,7 @@ def _check_kinds(state):
     for part in (state['encoder'], state['decoder']):
         if any(isinstance(value, int) and abs(value) > 2 ** 17 for value in part['sizes'].values()):
             raise ValueError(f'sizes: {str(part["sizes"])[:200]}')
-        if not all(value.is_contiguous() and value.layout == torch.strided for value in part['state'].values()):
+        if any(value.nbytes > value.untyped_storage().nbytes() for value in part['state'].values()):
             raise ValueError('state: expected tensors that hold what they show')
 
 

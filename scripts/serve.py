@@ -7,14 +7,19 @@ Nothing is asked of any other host, and photos are deleted within two hours.
 """
 
 import argparse
+import contextlib
+import ctypes
 import io
 import os
+import threading
 import time
+from pathlib import Path
 
 os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_OFFLINE='1')    # before gradio is imported
 
 import gradio as gr  # noqa: E402
 import torch  # noqa: E402
+from gradio.utils import get_upload_folder  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from data_loader import ROOT, load_image  # noqa: E402
@@ -39,21 +44,37 @@ DESCRIBE_EXAMPLES = '''() => setTimeout(() => document.querySelectorAll('img:not
     image => image.alt = 'example: ' + image.src.split('/').pop()), 1000)'''    # for screen readers
 
 
+def refusal(message, title='Error'):
+    """What the user is told. A plain gr.Error would also print a traceback on the console, for every such file."""
+    return gr.Error(message, title=title, print_exception=False)
+
+
+def uploaded(upload):
+    """Path of an uploaded file. Gradio checks only files that a request marks as such, so any could be asked for."""
+    if not (upload and upload.path):
+        return None
+    if not Path(upload.path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise refusal('This file was not uploaded here.')
+    return upload.path
+
+
 def read_photo(path):
     """An uploaded file -> PIL image, upright RGB. gr.Error says what is wrong with it."""
     if not path:
-        raise gr.Error('Choose a photo first.', title='No photo')
+        raise refusal('Choose a photo first.', title='No photo')
     try:
         with Image.open(path) as image:
             width, height = image.size
+    except Image.DecompressionBombError:
+        raise refusal(f'This photo has far too many pixels; {MEGAPIXELS} megapixels are the limit.') from None
     except Exception:    # decoders raise many kinds
-        raise gr.Error('This file is not a photo that can be read: JPEG, PNG, WebP and the like are.') from None
+        raise refusal('This file is not a photo that can be read: JPEG, PNG, WebP and the like are.') from None
     if width * height > MEGAPIXELS * 1e6:
-        raise gr.Error(f'This photo has {width * height / 1e6:.0f} megapixels; {MEGAPIXELS} are the limit.')
+        raise refusal(f'This photo has {width * height / 1e6:.0f} megapixels; {MEGAPIXELS} are the limit.')
     try:
         return load_image(path)
     except OSError:
-        raise gr.Error('This photo cannot be read to its end: damaged, or cut short?') from None
+        raise refusal('This photo cannot be read to its end: damaged, or cut short?') from None
 
 
 def describe(captioner, photo, method=METHODS[0], count=5):
@@ -103,7 +124,7 @@ def build_page(captioner):
             with gr.Column(min_width=300):
                 photo = gr.Image(label='Photo', sources=['upload', 'webcam', 'clipboard'], type='filepath', height=360,
                                  alt_text='The photo to caption')
-                photo.preprocess = lambda upload: upload and upload.path    # read_photo opens it, whatever it is
+                photo.preprocess = uploaded    # read_photo opens it, whatever it is
                 method = gr.Radio(METHODS, value=METHODS[0], label='How words are chosen')
                 button = gr.Button('Generate caption', variant='primary')
             with gr.Column(min_width=300):
@@ -120,6 +141,20 @@ def build_page(captioner):
     return page.queue(max_size=64, default_concurrency_limit=1)
 
 
+def delete_broken_uploads(age):
+    """Delete uploads that broke off and have not grown for `age` seconds: gradio knows of whole ones only."""
+    for path in Path(get_upload_folder()).glob('tmp*'):
+        with contextlib.suppress(OSError):    # it was just completed
+            if path.is_file() and time.time() - path.stat().st_mtime >= age:
+                path.unlink()
+
+
+def keep_deleting(age=3600):
+    while True:
+        delete_broken_uploads(age)
+        time.sleep(age)
+
+
 def main():
     parser = argparse.ArgumentParser(description='Caption photos on a web page of this machine.')
     parser.add_argument('--checkpoint', default=SHIPPED,
@@ -130,6 +165,9 @@ def main():
     parser.add_argument('--port', type=int, default=7860, help='(default: 7860)')
     args = parser.parse_args()
     page = build_page(load_captioner(args.checkpoint, model_file=args.model_file))
+    with contextlib.suppress(OSError, AttributeError):    # another C library than glibc
+        ctypes.CDLL('libc.so.6').mallopt(-3, 2 ** 20)    # M_MMAP_THRESHOLD: what large photos took is given back
+    threading.Thread(target=keep_deleting, daemon=True).start()
     theme = gr.themes.Soft(font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
     print(f'http://{args.host}:{args.port}    (Ctrl-C ends it)', flush=True)
     page.launch(server_name=args.host, server_port=args.port, max_file_size=f'{MEGABYTES}mb', show_error=True,

@@ -81,7 +81,7 @@ import data_loader, scripts.checkpoint, scripts.compare, scripts.runs, scripts.t
 for module in (data_loader, scripts.checkpoint, scripts.compare, scripts.runs, scripts.train):
     module.ROOT = Path({str(root)!r})
 {before}
-scripts.train.main()
+scripts.run_main(scripts.train.main)
 """
 
 

@@ -1,0 +1,267 @@
+"""The page under load, on loopback and Linux: `pytest -s tests/slow/test_page_load.py`, two or three minutes.
+
+32 clients at once, each asking again as soon as it has its answer: good photos, huge ones, files that are none,
+requests that no browser sends, connections dropped half-way. LOAD_SECONDS, LOAD_CLIENTS: how long and how many.
+"""
+
+import contextlib
+import json
+import math
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_loader import ROOT
+from scripts.serve import METHODS, delete_broken_uploads
+
+SECONDS, CLIENTS = float(os.environ.get('LOAD_SECONDS', 60)), int(os.environ.get('LOAD_CLIENTS', 32))
+MEMORY, GROWTH = 2500, 250    # megabytes: the server's peak, and what the second half of the load may add to it
+THREADS, FILES = 60, 10    # of the server at the end, and open files that it did not have before
+TOLD = {'text': 'not a photo', 'empty': 'not a photo', 'cut': 'damaged, or cut short', '56 megapixels': '56 megapixels',
+        'bomb': 'far too many pixels', '21 MB': 'maximum allowed size', 'no file': 'Choose a photo first',
+        'path of the host': 'was not uploaded', 'the same, unmarked': 'was not uploaded',
+        'unknown method': 'not in the list of choices'}    # kind of request: what it is answered
+WEIGHTS = {'good': 14, 'huge': 2, **dict.fromkeys(TOLD, 1), 'half an upload': 1, 'left waiting': 1, 'never read': 1}
+CONSOLE = ('http://127.0.0.1', 'Traceback', 'ERROR:    Exception in ASGI application',
+           'starlette.requests.ClientDisconnect', 'gradio.exceptions.InvalidPathError: Cannot move /etc/passwd',
+           "gradio.exceptions.Error: \"Value: 'no such method'")    # what the server may print: gradio's own
+
+
+class Refused(Exception):
+    """The server's message instead of a caption."""
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The page's address, process and the file with all that it prints; its uploads lie in tmp_path/uploads."""
+    monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path / 'uploads'))
+    (tmp_path / 'uploads').mkdir()
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        address = f'http://127.0.0.1:{free.getsockname()[1]}'
+    console = tmp_path / 'console.txt'
+    with open(console, 'w') as output:
+        process = subprocess.Popen([sys.executable, '-m', 'scripts.serve', '--port', address.split(':')[-1]], cwd=ROOT,
+                                   stdout=output, stderr=output)
+    for _ in range(240):
+        with contextlib.suppress(httpx.TransportError):
+            httpx.get(address, trust_env=False)
+            break
+        assert process.poll() is None, console.read_text()
+        time.sleep(0.5)
+    yield address, process, console
+    process.kill()
+    process.wait()
+
+
+def good_photos(folder):
+    """{kind: paths}: the photos that ship and drawn ones; two of them of 12 and 48 megapixels."""
+    rng, grid = np.random.default_rng(5), np.mgrid[:240, :320]
+    drawn = {'snow': rng.integers(0, 256, (240, 320, 3)), 'checks': (grid // 40).sum(0) % 2 * 255, 'sky': grid[0],
+             'rings': np.hypot(*(grid - 120)) // 15 % 2 * 255, 'green': np.full((240, 320, 3), (20, 160, 40))}
+    for name, pixels in drawn.items():
+        Image.fromarray(pixels.astype(np.uint8)).convert('RGB').save(folder / f'{name}.png')
+    photos = sorted((ROOT / 'images' / 'photos').glob('*.jpg'))
+    huge = [folder / 'huge12.jpg', folder / 'huge48.jpg']
+    for path, photo, size in zip(huge, photos[:2], ((4000, 3000), (8000, 6000)), strict=True):
+        Image.open(photo).resize(size).save(path)
+    return {'good': [*photos, *(folder / f'{name}.png' for name in drawn)], 'huge': huge}
+
+
+def bad_files(folder):
+    """{kind: path} of what is refused."""
+    files = {kind: folder / f'{kind}.jpg' for kind in ('text', 'empty', 'cut', '56 megapixels', 'bomb', '21 MB')}
+    photo = (ROOT / 'images' / 'photos' / 'cat.jpg').read_bytes()
+    files['text'].write_text('this is no photo')
+    files['empty'].touch()
+    files['cut'].write_bytes(photo[:len(photo) // 2])
+    files['21 MB'].write_bytes(photo + bytes(21 * 2 ** 20))
+    Image.new('L', (8000, 7000)).save(files['56 megapixels'], 'png')
+    Image.new('1', (20000, 20000)).save(files['bomb'], 'png')
+    return files
+
+
+def upload(http, path):
+    """A file -> how a request names it."""
+    answer = http.post('/upload', files={'files': (path.name, path.read_bytes())})
+    if answer.status_code != 200:
+        raise Refused(f'{answer.status_code} {answer.text}')
+    return {'path': answer.json()[0], 'meta': {'_type': 'gradio.FileData'}}
+
+
+def ask(http, *data):
+    """-> where the caption can be had."""
+    answer = http.post('/call/caption', json={'data': data})
+    if answer.status_code != 200:
+        raise Refused(f'{answer.status_code} {answer.json()["detail"]}')
+    return f'/call/caption/{answer.json()["event_id"]}'
+
+
+def caption(http, *data):
+    """-> the caption, the table of others, and the hash of the picture of where the model looked."""
+    event = None
+    with http.stream('GET', ask(http, *data)) as stream:
+        for line in stream.iter_lines():
+            if line.startswith('event: '):
+                event = line.removeprefix('event: ')
+            elif event in ('complete', 'error'):
+                answer = json.loads(line.removeprefix('data: '))
+                if event == 'error':
+                    raise Refused(answer['error'])
+                return answer[0], answer[1], Path(answer[2]['path']).parent.name
+    raise AssertionError('the stream ended without an answer')
+
+
+def send(http, text, body=b''):
+    """A connection that has sent an HTTP request with `text` in its first lines, or the half of one."""
+    connection = socket.create_connection((http.base_url.host, http.base_url.port))
+    connection.sendall(text.replace('\n', '\r\n').encode() + body)
+    return connection
+
+
+def drop(http, kind, photo, chance, held):
+    """Ask as an impatient client does."""
+    if kind == 'half an upload':
+        body = photo.read_bytes()
+        with send(http, 'POST /gradio_api/upload HTTP/1.1\nHost: page\n'
+                  f'Content-Type: multipart/form-data; boundary=edge\nContent-Length: {len(body) + 200}\n\n'
+                  '--edge\nContent-Disposition: form-data; name="files"; filename="half.jpg"\n\n',
+                  body[:len(body) // 2]):
+            time.sleep(chance.uniform(0, 0.2))
+        return 'dropped'
+    stream = send(http, f'GET /gradio_api{ask(http, upload(http, photo), METHODS[0])} HTTP/1.1\nHost: page\n\n')
+    if kind == 'never read':
+        held.enter_context(stream)
+        return 'open to the end'
+    time.sleep(chance.uniform(0, 2))
+    stream.close()
+    return 'dropped'
+
+
+def request(http, kind, photo, method, files):
+    """The caption, or Refused, of a request of this kind."""
+    if kind in ('good', 'huge'):
+        return caption(http, upload(http, photo), method)
+    if kind == 'unknown method':
+        return caption(http, upload(http, photo), 'no such method')
+    return caption(http, {
+        'no file': lambda: None,
+        'path of the host': lambda: {'path': '/etc/passwd', 'meta': {'_type': 'gradio.FileData'}},
+        'the same, unmarked': lambda: {'path': str(photo)},
+    }.get(kind, lambda: upload(http, files[kind]))(), method)
+
+
+def outcome(http, kind, photo, method, files, expected):
+    """-> (how it ended, the server's message); AssertionError when that is not how this kind must end."""
+    try:
+        found = request(http, kind, photo, method, files)
+    except Refused as message:
+        if 'Queue is full' in str(message):
+            return 'queue full', str(message)
+        assert TOLD.get(kind, 'a caption') in str(message), f'{kind} {photo.name}: {message}'
+        return 'refused', str(message)
+    assert kind not in TOLD, f'{kind} was captioned: {found}'
+    assert found == expected[photo, method], f'{photo.name}, {method}: {found}, alone {expected[photo, method]}'
+    return 'captioned', ''
+
+
+def client(number, address, photos, files, expected, end):
+    """Ask until `end` -> [(kind, how it ended, the server's message, seconds)]; a wrong answer ends it at once."""
+    chance, results, first = random.Random(number), [], list(WEIGHTS)[number::CLIENTS]    # so that each is tried
+    with connect(address) as http, contextlib.ExitStack() as held:
+        while time.monotonic() < end:
+            kind = first.pop() if first else chance.choices(list(WEIGHTS), WEIGHTS.values())[0]
+            photo, method = chance.choice(photos['huge' if kind == 'huge' else 'good']), chance.choice(METHODS)
+            start = time.monotonic()
+            try:
+                if kind in TOLD or kind in photos:
+                    how, message = outcome(http, kind, photo, method, files, expected)
+                else:
+                    how, message = drop(http, kind, photo, chance, held), ''
+            except Exception as error:
+                return [*results, (kind, 'WRONG', f'{type(error).__name__}: {error}', 0)]
+            results.append((kind, how, message, time.monotonic() - start))
+    return results
+
+
+def connect(address):
+    return httpx.Client(base_url=f'{address}/gradio_api', timeout=180, trust_env=False)
+
+
+def answers(address, photos):
+    """{(photo, method): what it is answered} by a client that is alone."""
+    with connect(address) as http:
+        return {(photo, method): caption(http, upload(http, photo), method)
+                for photo in sum(photos.values(), []) for method in METHODS}
+
+
+def open_files(process):
+    """How many, without the fonts that matplotlib keeps open for each thread, 64 at most."""
+    count = 0
+    for link in Path(f'/proc/{process.pid}/fd').iterdir():
+        with contextlib.suppress(FileNotFoundError):    # closed meanwhile
+            count += not os.readlink(link).endswith('.ttf')
+    return count
+
+
+def state(process):
+    """Megabytes, threads and open files of the server."""
+    assert process.poll() is None, f'the server ended with {process.returncode}'
+    lines = dict(line.split(':', 1) for line in Path(f'/proc/{process.pid}/status').read_text().splitlines())
+    peak, now, threads = (int(lines[key].split()[0]) for key in ('VmHWM', 'VmRSS', 'Threads'))
+    return {'peak MB': peak // 1024, 'MB': now // 1024, 'threads': threads, 'open files': open_files(process)}
+
+
+def report(results, states):
+    """Print what happened, and how long good photos took."""
+    seconds = sorted(took for kind, how, _, took in results if (kind, how) == ('good', 'captioned'))
+    print(f'\n{len(results)} requests of {CLIENTS} clients')
+    for (kind, how), count in sorted(Counter(result[:2] for result in results).items()):
+        print(f'{count:6} {kind:20} {how}')
+    print('messages:', *sorted({message for _, _, message, _ in results if message}), sep='\n    ')
+    print(f'good photos: median {seconds[len(seconds) // 2]:.2f} s, '
+          f'99th percentile {seconds[math.ceil(0.99 * len(seconds)) - 1]:.2f} s')
+    for when, found in states.items():
+        print(f'{when:12}', ', '.join(f'{value} {key}' for key, value in found.items()))
+
+
+def test_the_page_under_load(server, tmp_path):
+    address, process, console = server
+    photos, files = good_photos(tmp_path), bad_files(tmp_path)
+    expected = answers(address, photos)
+    for method in METHODS:
+        assert len({expected[photo, method][0] for photo in photos['good']}) >= 8, 'captions that tell photos apart'
+    states, end = {'before': state(process)}, time.monotonic() + SECONDS
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        running = [pool.submit(client, number, address, photos, files, expected, end) for number in range(CLIENTS)]
+        time.sleep(SECONDS / 2)
+        states['half-way'] = state(process)
+        results = [result for one in running for result in one.result()]
+    states['at the end'] = state(process)
+    again = answers(address, photos)
+    time.sleep(6)    # uvicorn closes idle connections after 5
+    states['afterwards'] = state(process)
+    report(results, states)
+
+    assert not [result for result in results if result[1] == 'WRONG']
+    assert again == expected
+    assert {kind for kind, how, *_ in results if how != 'queue full'} == set(WEIGHTS), 'a kind was never tried'
+    assert states['afterwards']['peak MB'] < MEMORY
+    assert states['at the end']['peak MB'] - states['half-way']['peak MB'] < GROWTH
+    assert states['afterwards']['threads'] < THREADS
+    assert states['afterwards']['open files'] - states['before']['open files'] < FILES
+    assert not [line for line in console.read_text().splitlines() if line[:1].strip() and not line.startswith(CONSOLE)]
+    assert list((tmp_path / 'uploads').glob('tmp*')), 'half an upload left nothing: delete_broken_uploads is not needed'
+    delete_broken_uploads(0)
+    assert not list((tmp_path / 'uploads').glob('tmp*'))
