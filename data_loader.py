@@ -26,7 +26,7 @@ Image.init()
 PHOTO_FORMATS = sorted({'AVIF', 'BMP', 'DIB', 'GIF', 'ICO', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF',
                         'WEBP'} & Image.OPEN.keys())
 PHOTO_SUFFIXES = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in PHOTO_FORMATS)
-MEGAPIXELS = 100                        # of a photo, at most: 1 GB of memory
+MEGAPIXELS = 100                        # of a photo, at most: it takes 2 GB of memory or less
 _announced = set()
 
 

@@ -331,10 +331,10 @@ def test_fine_tuning_changes_the_last_stages_and_nothing_else_of_the_encoder(set
     assert [line['phase'] for line in run.log] == ['features', 'tune', 'tune']
     state = read_checkpoint(run.folder / 'last.pt')['encoder']['state']
     assert {key.split('.')[1] for key in state if key.startswith('backbone.')} == {'layer3', 'layer4'}
-    results, _ = final_scores(run)
-    captioner = load_captioner(run.folder / 'best.pt', 'cpu')
-    paths = [run.val.paths[row] for row in run.val.rows]
-    assert [result['caption'] for result in results] == captioner.caption(paths)
+    final_scores(run)    # from features of the tuned encoder, as the captioner has them
+    expected = load_captioner(run.folder / 'best.pt', 'cpu').features([run.val.paths[row] for row in run.val.rows])
+    error = (run.val.features[run.val.rows].float() - expected).abs().mean() / expected.abs().mean()
+    assert error < 0.02
 
 
 def test_fine_tuning_goes_on_from_the_best_epoch(settings, monkeypatch):
