@@ -20,11 +20,11 @@ serve: .venv/installed-page
 	$(PY) -m scripts.serve
 
 test: lint
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
 test-slow: .venv/installed-tests .venv/installed-page
 	$(PY) -m pip install --disable-pip-version-check --quiet -r tests/slow/requirements.txt
-	$(PY) -m pytest tests/slow
+	$(PY) -m pytest -p no:randomly -s tests/slow
 
 lint: .venv/installed-tests
 	.venv/bin/ruff check

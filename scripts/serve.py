@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from data_loader import ROOT, load_image  # noqa: E402
+from data_loader import PHOTO_FORMATS, ROOT, load_image  # noqa: E402
 from scripts import run_main  # noqa: E402
 from scripts.checkpoint import SHIPPED, load_captioner  # noqa: E402
 from scripts.decoding import attention_weights, beams, greedy  # noqa: E402
@@ -63,7 +63,7 @@ def read_photo(path):
     if not path:
         raise refusal('Choose a photo first.', title='No photo')
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=PHOTO_FORMATS) as image:
             width, height = image.size
     except Image.DecompressionBombError:
         raise refusal(f'This photo has far too many pixels; {MEGAPIXELS} megapixels are the limit.') from None
