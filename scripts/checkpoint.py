@@ -251,7 +251,9 @@ def load_captioner(path=SHIPPED, device=None, model_file=None):
     try:
         _check_decoder(state['decoder'], path, classes)
         encoder, decoder = build_encoder(sizes, classes), classes.DecoderRNN(**state['decoder']['sizes'])
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, ValueError) as error:
+        if str(path) in str(error):
+            raise
         raise ValueError(f'{path} does not fit {os.path.relpath(classes.__file__)}: {error}. The model.py of the run '
                          'lies beside it: give it as model_file.') from None
     found, expected = weights_hash(encoder.backbone), state['encoder']['backbone_hash']
