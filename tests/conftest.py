@@ -8,10 +8,12 @@ import torch
 from PIL import Image, ImageDraw
 from torchvision.models import resnet18
 
+from captioning import files
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 COLOURS = ['red', 'green', 'blue', 'yellow', 'white', 'black']
-PATTERNS = ['A {0} square.', 'There is a {0} square in the middle.', 'a square , {0}', 'One small {0} square on grey .',
-            'The square is {0}']
+PATTERNS = ['A {0} square.', 'There is a {0} square in the middle.', 'a square , {0}',
+            'One small {0} square on grey .', 'The square is {0}']
 
 
 def captions_of(colour):
@@ -41,8 +43,8 @@ def make_dataset(root, counts=None):
             name = f'{split}_{number:03}.jpg'
             draw_square(folder / name, colour)
             images.append({'id': next_id, 'file_name': name, 'width': 40, 'height': 30})
-            annotations += [{'id': 1000 * next_id + k, 'image_id': next_id, 'caption': caption}
-                            for k, caption in enumerate(captions_of(colour))]
+            annotations += [{'id': 1000 * next_id + number, 'image_id': next_id, 'caption': caption}
+                            for number, caption in enumerate(captions_of(colour))]
             next_id += 1
         name = {'test': 'image_info_test2014'}.get(split, f'captions_{split}2014')
         content = {'info': {}, 'licenses': [], 'images': images}
@@ -72,14 +74,17 @@ def small_weights(tmp_path_factory):
 
 
 def driver_of(root, before=''):
-    """A script that trains as `python -m scripts.train`, with runs and caches under `root`; `before` runs first."""
+    """A script that trains as `python -m scripts.train`, with runs and caches under `root`.
+
+    before: lines that run first.
+    """
     return f"""
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(REPOSITORY)!r})
-import data_loader, scripts.checkpoint, scripts.compare, scripts.runs, scripts.train
-for module in (data_loader, scripts.checkpoint, scripts.compare, scripts.runs, scripts.train):
-    module.ROOT = Path({str(root)!r})
+from captioning import files
+files.RUNS, files.CACHE = Path({str(root)!r}) / 'runs', Path({str(root)!r}) / 'cache'
+import scripts.train
 {before}
 scripts.run_main(scripts.train.main)
 """
@@ -87,13 +92,8 @@ scripts.run_main(scripts.train.main)
 
 @pytest.fixture
 def isolated_root(tmp_path, monkeypatch):
-    """Runs and caches go to a temporary folder instead of the repository's."""
-    import data_loader
-    import scripts.checkpoint
-    import scripts.compare
-    import scripts.runs
-    import scripts.train
+    """Runs and caches go to a temporary folder instead of the repository's -> that folder."""
     root = tmp_path / 'root'
-    for module in (data_loader, scripts.checkpoint, scripts.compare, scripts.runs, scripts.train):
-        monkeypatch.setattr(module, 'ROOT', root)
-    return Path(root)
+    monkeypatch.setattr(files, 'RUNS', root / 'runs')
+    monkeypatch.setattr(files, 'CACHE', root / 'cache')
+    return root

@@ -1,10 +1,9 @@
-"""scripts/download.py against a server on 127.0.0.1 that misbehaves in every way that the test asks for."""
+"""The download of COCO against a server on 127.0.0.1 that misbehaves as each test asks for."""
 
+import base64
 import hashlib
-import http.server
 import io
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -15,12 +14,14 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from misbehaving_server import Server
 
-import scripts.download as download
+from captioning import coco_download
 
 ROOT = Path(__file__).parent.parent
-PHOTOS = {f'val2014/COCO_val2014_{number:012d}.jpg': hashlib.sha512(bytes([number])).digest() * 400
-          for number in range(6)}                      # 25,600 bytes each, which no zip makes smaller by much
+PHOTOS = {    # 25,600 bytes each
+    f'val2014/COCO_val2014_{number:012d}.jpg': hashlib.sha512(bytes([number])).digest() * 400
+    for number in range(6)}
 CAPTIONS = {f'annotations/captions_{split}2014.json': json.dumps({'split': split}).encode()
             for split in ('train', 'val')}
 
@@ -39,53 +40,10 @@ def damaged(content):
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1:]
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`. `script` holds one dict for each request to come: what to do wrong with it."""
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(('127.0.0.1', 0), Handler)
-        self.content, self.etag, self.script, self.requests = b'', '"one"', [], []
-        self.url = f'http://127.0.0.1:{self.server_port}'
-
-    def handle_error(self, request, client_address):
-        pass                                           # a client that closes early is part of the game
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
-        server = self.server
-        act = server.script.pop(0) if server.script else {}
-        server.requests.append((self.path, self.headers['Range'], self.headers['If-Range']))
-        if 'change' in act:
-            server.content, server.etag = act['change'], '"two"'
-        if 'answer' in act:
-            self.send_response(act['answer'])
-            for name, value in act.get('headers', {}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            return
-        if act.get('hang'):
-            time.sleep(act['hang'])
-        content, start = act.get('content', server.content), 0
-        asked = re.match(r'bytes=(\d+)-', self.headers['Range'] or '')
-        if asked and not act.get('ignore ranges') and (act.get('ignore if-range')
-                                                       or self.headers['If-Range'] in (None, server.etag)):
-            start = int(asked[1])
-            if start >= len(content):
-                self.send_error(416)
-                return
-            self.send_response(206)
-            self.send_header('Content-Range', f'bytes {start}-{len(content) - 1}/{len(content)}')
-        else:
-            self.send_response(200)
-        self.send_header('ETag', server.etag)
-        self.send_header('Content-Length', str(len(content) - start))
-        self.end_headers()
-        self.wfile.write(content[start:start + act.get('cut', len(content))])
+def archive_row(server):
+    """The row of ARCHIVES for the archive of `PHOTOS` that the server holds."""
+    return ('val', 'zips/val2014.zip', len(server.content),
+            r'val2014/COCO_val2014_[0-9]{12}\.jpg', len(PHOTOS))
 
 
 @pytest.fixture
@@ -93,34 +51,35 @@ def server(monkeypatch):
     for variable in ('no_proxy', 'NO_PROXY'):
         monkeypatch.setenv(variable, '127.0.0.1')
     with Server() as server:
-        threading.Thread(target=server.serve_forever, daemon=True, kwargs={'poll_interval': 0.01}).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield server
         server.shutdown()
 
 
 @pytest.fixture
 def fetch(server, tmp_path, monkeypatch):
-    """`fetch(...)` downloads a small val2014.zip into tmp_path and returns the pauses that it made, in seconds."""
+    """`fetch(...)` downloads a small val2014.zip into tmp_path -> its pauses, in seconds."""
     server.content = zipped(PHOTOS)
-    row = ('val', 'zips/val2014.zip', len(server.content), r'val2014/COCO_val2014_[0-9]{12}\.jpg', len(PHOTOS))
-    monkeypatch.setattr(download, 'ARCHIVES', (row,))
+    monkeypatch.setattr(coco_download, 'ARCHIVES', (archive_row(server),))
 
     def run(**options):
         pauses = []
-        download.download_coco(tmp_path, base_url=server.url, sleep=pauses.append, **options)
+        coco_download.download_coco(tmp_path, base_url=server.url, sleep=pauses.append, **options)
         return pauses
     return run
 
 
 def photos(folder):
     """{name: content} below folder/cocoapi/images/val2014, everything that is there."""
-    return {f'val2014/{path.name}': path.read_bytes() for path in (folder / 'cocoapi/images/val2014').glob('*')}
+    files = (folder / 'cocoapi/images/val2014').glob('*')
+    return {f'val2014/{path.name}': path.read_bytes() for path in files}
 
 
 def nothing_looks_whole(folder):
     """Each photo that is there is good, and no other file but the .part and its .json is."""
     assert photos(folder).items() <= PHOTOS.items()
-    assert {path.name for path in folder.iterdir()} <= {'cocoapi', 'val2014.zip.part', 'val2014.zip.part.json'}
+    names = {path.name for path in folder.iterdir()}
+    assert names <= {'cocoapi', 'val2014.zip.part', 'val2014.zip.part.json'}
     return True
 
 
@@ -132,11 +91,13 @@ def test_everything_arrives_and_is_not_fetched_twice(server, fetch, tmp_path):
     assert len(server.requests) == 1
 
 
-def test_annotations_go_to_their_folder_and_archives_are_kept_on_request(server, tmp_path, monkeypatch):
+def test_annotations_go_to_their_folder_and_archives_are_kept_on_request(server, tmp_path,
+                                                                         monkeypatch):
     server.content = zipped({'annotations/': b'', **CAPTIONS}, zipfile.ZIP_DEFLATED)
-    row = ('annotations', 'annotations/a.zip', len(server.content), r'annotations/captions_\w+2014\.json', 2)
-    monkeypatch.setattr(download, 'ARCHIVES', (row,))
-    download.download_coco(tmp_path, 'annotations', server.url + '/', keep_archives=True)
+    row = ('annotations', 'annotations/a.zip', len(server.content),
+           r'annotations/captions_\w+2014\.json', 2)
+    monkeypatch.setattr(coco_download, 'ARCHIVES', (row,))
+    coco_download.download_coco(tmp_path, 'annotations', server.url + '/', keep_archives=True)
     assert {f'annotations/{path.name}': path.read_bytes()
             for path in (tmp_path / 'cocoapi/annotations').iterdir()} == CAPTIONS
     assert (tmp_path / 'a.zip').read_bytes() == server.content
@@ -144,20 +105,22 @@ def test_annotations_go_to_their_folder_and_archives_are_kept_on_request(server,
 
 
 def test_cut_connections_continue_where_they_stopped(server, fetch, tmp_path):
-    server.script = [{'cut': 50_000}, {'cut': 30_000}, {'cut': 0}]
-    assert fetch() == [1, 1, 2]                        # the third brought nothing: wait longer
-    assert [ranged for _, ranged, _ in server.requests] == [None, 'bytes=50000-', 'bytes=80000-', 'bytes=80000-']
+    server.script = [{'cut': cut} for cut in (50_000, 30_000, 0, 10_000, 0)]
+    assert fetch(retries=1) == [1, 1, 2, 1, 2]    # it waits longer where nothing came
+    starts = [ranged for _, ranged, _ in server.requests]
+    assert starts == [None, *(f'bytes={start}000-' for start in (50, 80, 80, 90, 90))]
     assert photos(tmp_path) == PHOTOS
 
 
 def test_it_gives_up_and_the_next_call_continues(server, fetch, tmp_path, monkeypatch):
     server.script = [{'cut': 60_000}] + [{'cut': 0}] * 3
-    with pytest.raises(OSError, match=r'closed at 60,000 of .*copy it to .*val2014\.zip and run again'):
+    message = r'closed at 60,000 of .*copy it to .*val2014\.zip and run again'
+    with pytest.raises(OSError, match=message):
         fetch(retries=2)
     assert nothing_looks_whole(tmp_path) and not photos(tmp_path)
     server.script = [{'content': b'<html>blocked</html>', 'ignore ranges': True}]
     with pytest.raises(OSError, match='20 bytes instead of'):
-        fetch()                                        # which costs nothing of what is here
+        fetch()    # which costs nothing of what is here
     monkeypatch.setattr(shutil, 'disk_usage', disk_with(2 * len(server.content) - 60_000))
     fetch()
     assert server.requests[-1][1:] == ('bytes=60000-', '"one"')
@@ -184,11 +147,34 @@ def test_a_server_that_always_cuts_and_ignores_ranges_is_given_up(server, fetch,
 
 @pytest.mark.parametrize('habit', [{}, {'ignore if-range': True}])
 def test_a_file_that_changes_between_requests_is_begun_again(server, fetch, tmp_path, habit):
-    new = zipped(dict(reversed(PHOTOS.items())))       # as long as the old one, in another order
+    new = zipped(dict(reversed(PHOTOS.items())))    # as long as the old one, in another order
     server.script = [{'cut': 50_000}, {'change': new, **habit}, habit]
     fetch()
     assert server.requests[1][2] == '"one"'
     assert photos(tmp_path) == PHOTOS
+
+
+def test_bytes_that_nobody_asked_for_are_not_taken(server, fetch, tmp_path):
+    size = len(server.content)
+    strange = {'Content-Range': f'bytes 5-{size - 1}/{size}'}
+    server.script = [{'answer': 206, 'headers': strange}] * 50
+    with pytest.raises(OSError, match='has changed'):
+        fetch(retries=3)
+    assert len(server.requests) == 4
+    assert nothing_looks_whole(tmp_path)
+
+
+def test_redirects_are_followed_and_are_no_failures(server, fetch, tmp_path):
+    moved = {'answer': 302, 'headers': {'Location': '/elsewhere.zip'}}
+    server.script = [moved, {'cut': 50_000}, moved]
+    assert fetch(retries=0) == [1]
+    assert [path for path, *_ in server.requests] == ['/zips/val2014.zip', '/elsewhere.zip'] * 2
+    assert server.requests[-1][1:] == ('bytes=50000-', '"one"')
+    assert photos(tmp_path) == PHOTOS
+    server.script = [moved] * 50
+    (tmp_path / 'cocoapi/images/val2014/COCO_val2014_000000000001.jpg').unlink()
+    with pytest.raises(OSError, match='HTTP Error 302.*copy it to'):
+        fetch()
 
 
 def test_416_begins_again(server, fetch, tmp_path):
@@ -202,9 +188,10 @@ def test_416_begins_again(server, fetch, tmp_path):
 def test_the_wait_that_a_busy_server_asks_for_is_honoured(server, fetch, tmp_path, code):
     date = formatdate(time.time() + 100, usegmt=True)
     server.script = [{'answer': code, 'headers': {'Retry-After': '17'}}, {'answer': code},
-                     {'answer': code, 'headers': {'Retry-After': date}}]
-    seconds, own, until = fetch()
-    assert (seconds, own) == (17, 4) and 90 < until <= 100
+                     {'answer': code, 'headers': {'Retry-After': date}},
+                     {'answer': code, 'headers': {'Retry-After': 'later'}}]
+    seconds, backoff, until, unreadable = fetch()
+    assert (seconds, backoff, unreadable) == (17, 4, 16) and 90 < until <= 100
     assert photos(tmp_path) == PHOTOS
 
 
@@ -217,7 +204,8 @@ def test_a_server_that_asks_for_an_hour_is_left_alone(server, fetch):
 @pytest.mark.parametrize('code', [403, 404])
 def test_a_refusal_says_what_to_do_by_hand(server, fetch, tmp_path, code):
     server.script = [{'answer': code}]
-    with pytest.raises(OSError, match=rf'{server.url}/zips/val2014.zip.*{code}.*copy it to {tmp_path}/val2014.zip'):
+    message = rf'{server.url}/zips/val2014.zip.*{code}.*copy it to {tmp_path}/val2014.zip'
+    with pytest.raises(OSError, match=message):
         fetch()
     assert len(server.requests) == 1
 
@@ -237,7 +225,7 @@ def test_a_page_of_a_proxy_is_not_taken_for_the_archive(server, fetch, tmp_path)
 
 
 def test_a_stalled_connection_is_dropped(server, fetch, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, 'TIMEOUT', 0.1)
+    monkeypatch.setattr(coco_download, 'TIMEOUT', 0.1)
     server.script = [{'hang': 0.4}]
     assert len(fetch()) == 1
     assert photos(tmp_path) == PHOTOS
@@ -253,10 +241,12 @@ def test_wrong_bytes_are_found_and_the_next_call_mends_them(server, fetch, tmp_p
     assert photos(tmp_path) == PHOTOS
 
 
-@pytest.mark.parametrize('name', ['../../../evil.jpg', '/tmp/evil.jpg', 'val2014/../evil.jpg', 'val2014\\evil.jpg',
-                                  'val2014/evil.sh', 'C:/evil.jpg', 'train2014/COCO_train2014_000000000001.jpg',
-                                  'val2014/COCO_val2014_000000000009.jpg\n', 'val2014/deep/'])
-def test_members_that_are_not_coco_are_refused_before_anything_is_unpacked(server, fetch, tmp_path, monkeypatch, name):
+@pytest.mark.parametrize('name', [
+    '../../../evil.jpg', '/tmp/evil.jpg', 'val2014/../evil.jpg', 'val2014\\evil.jpg',
+    'val2014/evil.sh', 'C:/evil.jpg', 'train2014/COCO_train2014_000000000001.jpg',
+    'val2014/COCO_val2014_000000000009.jpg\n', 'val2014/deep/'])
+def test_members_that_are_not_coco_are_refused_before_anything_is_unpacked(
+        server, fetch, tmp_path, monkeypatch, name):
     serve_instead(server, monkeypatch, zipped({**PHOTOS, name: b'evil'}), len(PHOTOS) + 1)
     with pytest.raises(ValueError, match='is not a plain file named'):
         fetch()
@@ -271,7 +261,7 @@ def test_links_encrypted_members_and_bombs_are_refused(server, fetch, tmp_path, 
     with pytest.raises(ValueError, match='is not a plain file'):
         fetch()
     locked = bytearray(zipped({'val2014/COCO_val2014_000000000009.jpg': b'x' * 100}))
-    locked[6] |= 1                                     # the flag "encrypted" in both headers of the member
+    locked[6] |= 1    # the flag "encrypted" in both headers of the member
     locked[locked.index(b'PK\x01\x02') + 8] |= 1
     serve_instead(server, monkeypatch, bytes(locked), 1)
     with pytest.raises(ValueError, match='is not a plain file'):
@@ -288,8 +278,8 @@ def test_links_encrypted_members_and_bombs_are_refused(server, fetch, tmp_path, 
 
 def serve_instead(server, monkeypatch, content, count):
     server.content = content
-    (group, address, _, names, _), = download.ARCHIVES
-    monkeypatch.setattr(download, 'ARCHIVES', ((group, address, len(content), names, count),))
+    (group, address, _, names, _), = coco_download.ARCHIVES
+    monkeypatch.setattr(coco_download, 'ARCHIVES', ((group, address, len(content), names, count),))
 
 
 def test_unpacking_goes_on_after_a_kill(server, fetch, tmp_path, monkeypatch):
@@ -306,12 +296,13 @@ def test_unpacking_goes_on_after_a_kill(server, fetch, tmp_path, monkeypatch):
         fetch()
     folder = tmp_path / 'cocoapi/images/val2014'
     assert nothing_looks_whole(tmp_path) and len(photos(tmp_path)) == 3
-    (folder / '.COCO_val2014_000000000003.jpg.x.tmp').write_bytes(b'half')     # what SIGKILL leaves behind
-    (folder / 'COCO_val2014_000000000001.jpg').write_bytes(bytes(25_600))      # right size, wrong bytes
+    # What SIGKILL leaves behind, and a photo of the right size with wrong bytes
+    (folder / '.COCO_val2014_000000000003.jpg.x.tmp').write_bytes(b'half')
+    (folder / 'COCO_val2014_000000000001.jpg').write_bytes(bytes(25_600))
     monkeypatch.setattr(shutil, 'copyfileobj', copy)
     kept = (folder / 'COCO_val2014_000000000000.jpg').stat().st_mtime_ns
     fetch()
-    assert len(server.requests) == 1                   # the archive was there already
+    assert len(server.requests) == 1    # the archive was there already
     assert photos(tmp_path) == PHOTOS
     assert (folder / 'COCO_val2014_000000000000.jpg').stat().st_mtime_ns == kept
 
@@ -337,16 +328,19 @@ def test_sigkill_in_the_middle(server, tmp_path):
     """A real process, killed without warning; then the same command again."""
     server.content = zipped(PHOTOS)
     server.script = [{'cut': 70_000}, {'hang': 60}]
-    row = ('val', 'zips/val2014.zip', len(server.content), r'val2014/COCO_val2014_[0-9]{12}\.jpg', len(PHOTOS))
-    command = [sys.executable, '-c', f'import scripts.download as d; d.ARCHIVES = ({row!r},); d.main()',
-               '--output', str(tmp_path), '--base-url', server.url, '--only', 'val']
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    program = ('from captioning import coco_download; from scripts import download; '
+               f'coco_download.ARCHIVES = ({archive_row(server)!r},); download.main()')
+    command = [sys.executable, '-c', program, '--output', str(tmp_path),
+               '--base-url', server.url, '--only', 'val']
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while len(server.requests) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     process.wait()
-    assert nothing_looks_whole(tmp_path) and (tmp_path / 'val2014.zip.part').stat().st_size == 70_000
+    assert nothing_looks_whole(tmp_path)
+    assert (tmp_path / 'val2014.zip.part').stat().st_size == 70_000
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert server.requests[-1][1] == 'bytes=70000-'
     assert photos(tmp_path) == PHOTOS
@@ -375,7 +369,7 @@ def test_too_little_space_is_said_before_anything_is_fetched(server, fetch, tmp_
 def test_the_space_for_all_of_coco(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', disk_with(10 ** 10))
     with pytest.raises(OSError, match=r'41\.3 GB are needed and 10\.0 GB are free'):
-        download.download_coco(tmp_path)
+        coco_download.download_coco(tmp_path)
 
 
 def test_a_proxy_is_used_also_when_it_is_set_after_a_failure(server, fetch, tmp_path, monkeypatch):
@@ -390,6 +384,16 @@ def test_a_proxy_is_used_also_when_it_is_set_after_a_failure(server, fetch, tmp_
     assert photos(tmp_path) == PHOTOS
 
 
+def test_a_proxy_with_a_password(server, fetch, tmp_path, monkeypatch):
+    proxy, server.url = f'me:p%40ss@127.0.0.1:{server.server_port}', 'http://coco.invalid'
+    for variable in ('http_proxy', 'HTTP_PROXY'):
+        monkeypatch.setenv(variable, proxy)
+    fetch()
+    assert server.proxy_passwords == ['Basic ' + base64.b64encode(b'me:p@ss').decode()]
+    assert photos(tmp_path) == PHOTOS
+
+
 def test_wrong_arguments(tmp_path):
-    with pytest.raises(ValueError, match="only='photos': expected one or several of annotations, train, val, test"):
-        download.download_coco(tmp_path, only='photos')
+    message = "only='photos': expected one or several of annotations, train, val, test"
+    with pytest.raises(ValueError, match=message):
+        coco_download.download_coco(tmp_path, only='photos')

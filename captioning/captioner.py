@@ -1,0 +1,181 @@
+"""A trained model that captions photos.
+
+    captioner = load_captioner()            # the one that ships; or 'runs/scenes/best.pt'
+    captioner.caption(['photo.jpg'])        # ['a dog runs on the beach.']
+
+Axes: N images, C channels, P places, E embedding.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from captioning import files
+from captioning.checkpoint import (
+    check_weights,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+from captioning.decoding import beam_search, greedy
+from captioning.devices import computed_in, default_device, fast_dtype
+from captioning.encoding import encode, weights_hash
+from captioning.model_files import load_model_file, recorded_sources
+from captioning.photos import as_seen, load_image
+from captioning.transforms import make_transform
+from vocabulary import Vocabulary
+
+SHIPPED = files.ROOT / 'models' / 'flickr8k_best.pt'
+
+
+class Captioner:
+    """A trained model ready to caption.
+
+    `.encoder` and `.decoder` (in eval mode), `.vocab`, `.transform`, `.device`, and `.dtype`, which
+    it computes in: fast_dtype(device); set it to torch.float32 to be exact.
+    """
+
+    def __init__(self, encoder, decoder, vocab, transform, device):
+        self.encoder, self.decoder = encoder.to(device).eval(), decoder.to(device).eval()
+        self.vocab, self.transform = vocab, make_transform(**transform)
+        self.device = torch.device(device)
+        self.dtype = fast_dtype(self.device)
+
+    def features(self, images):
+        """Features (N, C) or (N, P, C) float32 of PIL images or paths.
+
+        OSError names a photo that cannot be read.
+        """
+        images = [load_image(image) if isinstance(image, (str, Path)) else as_seen(image)
+                  for image in images]
+        batch = torch.stack([self.transform(image) for image in images])
+        return encode(self.encoder.backbone, batch.to(self.device), self.dtype)
+
+    @torch.no_grad()
+    def decode(self, features, method=greedy, rows=None, batch_size=256, **options):
+        """What a method of captioning.decoding gives for features (N, ...) -> list.
+
+        features: an array or tensor; rows: of these images only. options: the method's; `seeds` is
+        one an image. The unknown word is forbidden.
+        """
+        captions = []
+        rows = np.arange(len(features)) if rows is None else np.asarray(rows)
+        options = {'forbidden': [self.vocab.unk_id], **options}
+        seeds = options.pop('seeds', None)
+        for start in range(0, len(rows), batch_size):
+            chosen = slice(start, start + batch_size)
+            if seeds is not None:
+                options['seeds'] = seeds[chosen]
+            batch = torch.asarray(features[rows[chosen]], copy=True).to(self.device, torch.float32)
+            with computed_in(self.dtype, self.device):
+                embedded = self.encoder.embed(batch)                    # (B, E) or (B, P, E)
+                captions += method(self.decoder, embedded, **options)
+        return captions
+
+    def caption_features(self, features, max_len=20, beam_size=1, rows=None):
+        """Captions, a list of str, of features (N, ...), or of these rows; a beam of 1 is greedy.
+        """
+        method, options = greedy, {}
+        if beam_size > 1:
+            method, options = beam_search, {'beam_size': beam_size}
+        captions = self.decode(features, method, rows, max_len=max_len, **options)
+        return [self.vocab.decode(caption.ids) for caption in captions]
+
+    def caption(self, images, max_len=20, beam_size=1):
+        """Captions, a list of str, of PIL images or paths."""
+        if not len(images):
+            return []
+        return self.caption_features(self.features(images), max_len, beam_size)
+
+
+# ---- Loading ----
+
+def load_captioner(path=SHIPPED, device=None, model_file=None):
+    """Rebuild the captioner in a checkpoint.
+
+    path: default: the best that ships. device: default: cuda, mps or cpu. model_file: take the
+    classes of that file (it is run) instead of model.py; the shipped checkpoints come with theirs.
+    Needs that file and the encoder weights that it names. FileNotFoundError and ValueError say what
+    differs.
+    """
+    state = read_checkpoint(path)
+    if model_file is None and Path(path).resolve().parent == SHIPPED.parent:
+        model_file = SHIPPED.with_name('model.py')
+    classes = load_model_file(model_file)
+    encoder, decoder = _build(state, path, classes)
+    _check_backbone(encoder, state, path)
+    encoder.transform = state['transform']    # a model.py of before had none
+    for module, part in ((encoder, 'encoder'), (decoder, 'decoder')):
+        load_weights(module, state[part]['state'], path, classes.__file__)
+    vocab = Vocabulary.from_words(**state['vocab'])
+    return Captioner(encoder, decoder, vocab, state['transform'], device or default_device())
+
+
+def build_encoder(classes, sizes):
+    """EncoderCNN from its keyword arguments; a relative path of weights is in the repository."""
+    weights = sizes['weights']
+    return classes.EncoderCNN(**{**sizes, 'weights': weights_file(weights) or weights})
+
+
+def weights_file(weights):
+    """Path of a weights file, looked for in the repository, or None where it is no file."""
+    path = files.ROOT / (weights or '')
+    return path if path.is_file() else None
+
+
+def _build(state, path, classes):
+    try:
+        _check_decoder(state['decoder'], path, classes)
+        encoder = build_encoder(classes, state['encoder']['sizes'])
+        return encoder, classes.DecoderRNN(**state['decoder']['sizes'])
+    except (TypeError, RuntimeError, ValueError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(
+            f'{path} does not fit {os.path.relpath(classes.__file__)}: {error}. The model.py of '
+            'the run lies beside it: give it as model_file.') from None
+
+
+def _check_decoder(part, path, classes):
+    """`check_weights` of a decoder that takes no memory: its sizes may be anything."""
+    try:
+        with torch.device('meta'):
+            decoder = classes.DecoderRNN(**part['sizes'])
+    except (NotImplementedError, RuntimeError):    # an edited one that cannot be built so
+        return
+    check_weights(decoder, part['state'], path, classes.__file__)
+
+
+def _check_backbone(encoder, state, path):
+    actual, expected = weights_hash(encoder.backbone), state['encoder']['backbone_hash']
+    if actual != expected:
+        weights = state['encoder']['sizes']['weights']
+        raise ValueError(
+            f'{path} was trained on a backbone with hash {expected}, but {weights} has {actual}. '
+            'Its captions would be wrong: restore those weights.')
+
+
+# ---- Giving away ----
+
+def export(path, output, weights=None):
+    """Write a checkpoint with its weights in float16, and beside it the model file of its run.
+
+    Loaded again the weights are float32, rounded. weights: where the encoder's file is from now on.
+    """
+    state = read_checkpoint(path)
+    sizes = state['encoder']['sizes']
+    sizes['weights'] = weights or sizes['weights']
+    for part in (state['encoder'], state['decoder']):
+        part['state'] = {key: value.half() if value.is_floating_point() else value
+                         for key, value in part['state'].items()}
+    if 'settings' in state:    # without paths of this machine
+        state['settings'] = {**state['settings'], 'cocoapi_loc': None, 'model_file': None}
+    save_checkpoint(output, state)
+    source = Path(path).with_name('model.py')
+    if not source.exists():
+        source = load_model_file().__file__
+    for name, text in recorded_sources(source).items():
+        with files.write_aside(Path(output).with_name(name)) as aside:
+            aside.write_text(text)

@@ -1,0 +1,105 @@
+"""Several processes training one model: `torchrun --nproc-per-node 2 -m scripts.train ...`.
+
+torchrun starts the processes (ranks) and tells each its number; PyTorch's DistributedDataParallel
+adds up gradients. One process needs nothing.
+"""
+
+import datetime
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
+
+
+def connect(device=None):
+    """Join the other processes where torchrun started this one -> this one's device.
+
+    Only rank 0 prints from then on. device: 'cpu' to leave the GPUs alone. For a lone process it
+    comes back as it is.
+    """
+    if int(os.environ.get('WORLD_SIZE', 1)) == 1:
+        return device
+    cuda = torch.cuda.is_available() and device != 'cpu'
+    device = torch.device('cuda', int(os.environ['LOCAL_RANK'])) if cuda else torch.device('cpu')
+    if cuda:
+        torch.cuda.set_device(device)
+    # Long enough for the first rank to compute the features of all images while the others wait.
+    patience = datetime.timedelta(days=1)
+    dist.init_process_group('nccl' if cuda else 'gloo', timeout=patience)
+    if rank():
+        sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 - until the process ends
+    return device
+
+
+def disconnect():
+    """Leave together: a process that ends while others still talk to it makes these fail."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def ranks():
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def on_first_rank(function):
+    """Run `function()` on rank 0 alone, and broadcast its result or its exception to all."""
+    if ranks() == 1:
+        return function()
+    answer = [None, None]
+    if rank() == 0:
+        try:
+            answer[0] = function()
+        except Exception as error:    # whatever it is: the others would wait for ever
+            answer[1] = error
+    dist.broadcast_object_list(answer)
+    if answer[1]:
+        raise answer[1]
+    return answer[0]
+
+
+def first_rank_first(function):
+    """Run `function()` on every rank; on rank 0 before the others, which read what it kept on disk.
+    """
+    if ranks() > 1:
+        on_first_rank(lambda: function() and None)
+    return function()
+
+
+def total(value):
+    """The sum over all ranks of a tensor."""
+    if ranks() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def parallel(network):
+    """The network, made to add up gradients over ranks."""
+    if ranks() == 1:
+        return network
+    return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+
+
+def on_global_batch(layer, inputs):
+    """layer(inputs), computed on the inputs of all ranks together -> the rows of this rank.
+
+    So a batch-norm, whichever it is, counts the rows of the global batch. inputs: (B, ...), where
+    ranks may differ in B. Gradients flow back to the inputs of every rank.
+    """
+    if ranks() == 1:
+        return layer(inputs)
+    counts = torch.zeros(ranks(), dtype=torch.long, device=inputs.device)
+    counts[rank()] = len(inputs)
+    counts = total(counts).tolist()
+    slots = inputs.new_zeros(ranks(), max(counts), *inputs.shape[1:])
+    slots[rank(), :len(inputs)] = inputs
+    slots = all_reduce(slots)    # the sum: every rank filled its own slot
+    rows = [slot[:count] for slot, count in zip(slots, counts, strict=True)]
+    return layer(torch.cat(rows)).split(counts)[rank()]

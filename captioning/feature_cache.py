@@ -1,0 +1,157 @@
+"""Features of a list of images as a file: whole, or taken up where an interrupted run left it.
+
+    cache = FeatureCache(folder, 'train2014', paths)
+    features, unreadable = cache.read() or cache.compute(encode_rows, feature_shape)
+
+Beside the array NAME-HASH.npy lies NAME-HASH.json, the manifest: names and sizes of the images, in
+the order of the array's rows, which of them could not be read, and the array's checksum. The hash
+is of the list of images, so that an array never meets the list of another. While features are
+computed the array is called NAME-HASH.PROCESS.part.npy, and its manifest has no checksum yet.
+"""
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from captioning.files import file_hash, text_hash, write_json
+
+MANIFEST_KEYS = {'images', 'unreadable', 'sha256'}
+
+
+class FeatureCache:
+    """The features of the images `paths` in one folder. Raises OSError where it cannot write.
+
+    folder: one for each key, see features.cache_key. name: of the list of images, such as
+    'train2014'; features that other lists of that name have are used again.
+    """
+
+    def __init__(self, folder, name, paths):
+        self.folder, self.name = Path(folder), name
+        self.images = _names_and_sizes(paths)
+        self.stem = f'{name}-{text_hash(json.dumps(self.images), digits=8)}'
+        self.array_file = self.folder / f'{self.stem}.npy'
+        self.manifest_file = self.folder / f'{self.stem}.json'
+
+    def read(self):
+        """Features (N, ...) float16, memory-mapped, and the unreadable rows; None where damaged."""
+        manifest = _read_manifest(self.manifest_file)
+        if not manifest or not self.array_file.exists():
+            return None
+        if manifest['sha256'] != file_hash(self.array_file):
+            return None
+        # Copy-on-write, since torch warns of arrays that are read-only.
+        return np.load(self.array_file, mmap_mode='c'), manifest['unreadable']
+
+    def compute(self, encode_rows, feature_shape):
+        """Compute what earlier runs have not, keep it, and return what `read` gives.
+
+        encode_rows(rows) yields (rows, features (B, ...), unreadable rows) batch by batch.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        earlier = self._earlier_rows()
+        todo = [row for row, image in enumerate(self.images) if tuple(image) not in earlier]
+        self._write_manifest()
+        # Another process may be computing the same.
+        part = self.folder / f'{self.stem}.{os.getpid()}-{time.monotonic_ns()}.part.npy'
+        array = _new_array(part, (len(self.images), *feature_shape))
+        for row, image in enumerate(self.images):
+            array[row] = earlier.get(tuple(image), np.nan)
+        array.flush()
+        unreadable = []
+        for rows, features, not_read in encode_rows(todo):
+            if len(rows):
+                array[rows] = features
+            unreadable += not_read
+        array.flush()
+        _check_finite(array, unreadable, part)
+        self._finish(part, unreadable)
+        return np.load(self.array_file, mmap_mode='c'), unreadable
+
+    def _earlier_rows(self):
+        """{(image name, size): feature} that earlier runs computed, finished or interrupted."""
+        rows = {}
+        for manifest_file in self.folder.glob(f'{self.name}-????????.json'):
+            manifest = _read_manifest(manifest_file)
+            if not manifest:
+                continue
+            images = [tuple(image) for image in manifest['images']]
+            for array in self._sound_arrays(manifest_file.stem, manifest['sha256']):
+                rows.update((image, value) for image, value in zip(images, array, strict=True)
+                            if _is_computed(value))
+        return rows
+
+    def _sound_arrays(self, stem, checksum):
+        """Arrays of one list of images: the finished one, and parts of interrupted ones."""
+        for file in self.folder.glob(f'{stem}.*npy'):
+            with contextlib.suppress(OSError, ValueError):    # gone, or killed before its header
+                if file.stem == stem and file_hash(file) != checksum:
+                    print(f'{file} is damaged (its checksum differs): '
+                          'its images are computed again')
+                else:
+                    yield np.load(file, mmap_mode='r')
+
+    def _write_manifest(self, unreadable=(), checksum=None):
+        content = {'images': self.images, 'unreadable': list(unreadable), 'sha256': checksum}
+        write_json(self.manifest_file, content, indent=None)
+
+    def _finish(self, part, unreadable):
+        """Give the array its name, and remove those of other lists of images."""
+        with contextlib.suppress(FileNotFoundError):    # another process was first, and tidied up
+            self._write_manifest(unreadable, file_hash(part))
+            os.replace(part, self.array_file)
+        for old in self.folder.glob(f'{self.name}-????????.*'):
+            if old not in (self.array_file, self.manifest_file):
+                old.unlink(missing_ok=True)
+
+
+def _names_and_sizes(paths):
+    """[name, bytes] of each image, -1 for one that is not there: tells when one is replaced."""
+    folder = os.path.commonpath([path.parent for path in paths]) if paths else ''
+    return [[os.path.relpath(path, folder), path.stat().st_size if path.exists() else -1]
+            for path in paths]
+
+
+def _is_computed(value):
+    """NaN marks a row that is not computed yet; after a power cut it may be all zeros instead."""
+    return value.any() and not np.isnan(value).any()
+
+
+def _check_finite(array, unreadable, path):
+    """The rows of unreadable images are NaN, and no other number is infinite or NaN."""
+    not_finite = [row for row, value in enumerate(array) if not np.isfinite(value).all()]
+    if not_finite != sorted(unreadable):
+        raise RuntimeError(f'{path}: some features are not finite. '
+                           'Does the encoder overflow float16?')
+
+
+def _new_array(path, shape):
+    """A file for float16 values, mapped into memory.
+
+    Its space is taken now: later a full disk would be noticed by a signal that kills, not by an
+    error.
+    """
+    array = np.lib.format.open_memmap(path, 'w+', np.float16, shape)
+    if not hasattr(os, 'posix_fallocate'):
+        return array
+    try:
+        with open(path, 'r+b') as file:
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+    except OSError as error:
+        megabytes = os.path.getsize(path) / 1e6
+        path.unlink()
+        raise OSError(f'{path.parent} has no room for {megabytes:,.0f} MB of features '
+                      f'({error.strerror}).') from None
+    return array
+
+
+def _read_manifest(path):
+    """What _write_manifest wrote, or None where it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        manifest = json.loads(path.read_text())
+        if isinstance(manifest, dict) and manifest.keys() >= MANIFEST_KEYS:
+            return manifest
+    return None

@@ -1,0 +1,130 @@
+"""The encoder's output for every image of a split, computed once and kept on disk.
+
+    features, unreadable, images = split_features(encoder, data, 'train')   # (N, C) or (N, P, C)
+
+The encoder is frozen, so an image always gives the same feature. The key of the cache covers
+whatever changes it: the encoder's answer to a fixed probe image, its weights, the transform, the
+precision, and, by the manifest, names and sizes of the images.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from captioning import augmentations
+from captioning.devices import fast_dtype
+from captioning.encoding import encode, photo_batches, weights_hash
+from captioning.feature_cache import FeatureCache
+from captioning.files import text_hash
+
+# Features of changed photos were kept before augmentations.py was part of the key: with this text
+# of it they are still valid.
+FIRST_AUGMENTATIONS = 'PENDING'
+
+
+def split_features(encoder, data, split, limit=None, view=0):
+    """Features of the images of a split, or of its first `limit`, in file order.
+
+    data: a CaptionData. view: of the images as they are (0) or changed, see make_transform. Returns
+    (features, unreadable, entries): features (N, C), of grids (N, P, C), float16, memory-mapped;
+    the row of an unreadable image is NaN. unreadable: list of those rows, which are named in a
+    printed message. entries: those of the annotation file. An interrupted extraction continues
+    where it was, and a changed image or one more does not compute the others again.
+    """
+    images = data.images(split)
+    name = f'{split}2014'
+    if limit is not None and limit < len(images):
+        images, name = images[:limit], f'{name}-{limit}'
+    paths = data.image_paths(split)[:limit]
+    features, unreadable = cached_features(encoder, paths, data.cache_folder, name, view=view)
+    return features, unreadable, images
+
+
+def cached_features(encoder, paths, folder, name, batch_size=32, view=0):
+    """Features of the images `paths`, from the cache under `folder` or computed now.
+
+    Returns (features, unreadable), as in split_features. name: of the list of images.
+    """
+    device = next(encoder.parameters()).device
+    dtype = fast_dtype(device)
+    paths = [Path(path) for path in paths]
+    key = cache_key(encoder, dtype, view)
+    cache = FeatureCache(Path(folder) / f'features-{key}', name, paths)
+    cached = cache.read()
+    if cached is None:
+        size = encoder.transform['size']
+        blank = torch.zeros(1, 3, size, size, device=device)
+        feature_shape = encode(encoder.backbone, blank, dtype).shape[1:]    # (C,) or (P, C)
+        progress = tqdm(total=len(paths), desc=f'features of {name}', unit=' images')
+
+        def encode_rows(rows):
+            progress.update(len(paths) - len(rows))    # computed by an earlier run
+            transform = {**encoder.transform, 'view': view}
+            for read, images, errors in photo_batches(paths, rows, transform, device, batch_size):
+                encoded = None
+                if images is not None:
+                    encoded = encode(encoder.backbone, images, dtype).cpu().numpy()
+                yield read, encoded, [row for row, _ in errors]
+                progress.update(len(read) + len(errors))
+
+        with progress:
+            cached = cache.compute(encode_rows, feature_shape)
+    _tell_unreadable(name, paths, cached[1])
+    return cached
+
+
+def _tell_unreadable(name, paths, unreadable):
+    if unreadable:
+        names = ', '.join(str(paths[row]) for row in unreadable[:5])
+        more = ', ...' if len(unreadable) > 5 else ''
+        print(f'{name}: {len(unreadable)} of {len(paths)} images are missing or damaged and left '
+              f'out: {names}{more}')
+
+
+def cache_key(encoder, dtype, view=0):
+    """What the features depend on besides the images, as 12 digits.
+
+    Notices an edit of EncoderCNN by its answer to a probe image. Raises ValueError if the encoder
+    does more than `embed(backbone(images))`, which is what training computes.
+    """
+    device, transform = next(encoder.backbone.parameters()).device, encoder.transform
+    probe = _probe_image(transform['size'], device)
+    answer = encode(encoder.backbone, probe, torch.float32)
+    _check_forward(encoder, probe, answer)
+    answer = answer.flatten().cpu()
+    projection = torch.randn(len(answer), 8, generator=torch.Generator().manual_seed(0))
+    mixed = answer @ projection / len(answer) ** 0.5
+    # So coarse that the number of threads makes no difference.
+    rounded = [f'{value:.2e}' for value in mixed.tolist()]
+    parts = [rounded, list(answer.shape), weights_hash(encoder.backbone), transform, view == 1,
+             str(dtype)]
+    if view > 1:    # views from 2 on were added later: keys of before stay as they were
+        parts.append(view)
+    if view:
+        text = text_hash(Path(augmentations.__file__).read_text())
+        parts += [text] if text != FIRST_AUGMENTATIONS else []
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _probe_image(size, device):
+    """A fixed image (1, 3, size, size), smooth and different in each channel."""
+    x = torch.linspace(-2, 2, size, device=device)
+    channels = torch.outer(x, x), torch.outer(x.sin(), x.cos()), torch.outer(x.exp(), -x)
+    return torch.stack(channels)[None]
+
+
+@torch.no_grad()
+def _check_forward(encoder, images, features):
+    training = encoder.training
+    encoder.eval()
+    computed, expected = encoder(images), encoder.embed(features)
+    encoder.train(training)
+    same_shape = computed.shape == expected.shape
+    if not same_shape or not torch.allclose(expected, computed, rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            'EncoderCNN.forward does something else than embed(backbone(images)). Training reads '
+            'what the backbone gave once, so the change would go unnoticed: move it into '
+            '`backbone` or `embed`.')

@@ -1,0 +1,87 @@
+"""One zip of a run to hand in or to share: it captions photos wherever it is unpacked.
+
+    names = package('runs/NAME/best.pt', 'NAME.zip')
+
+In it are notebooks as HTML, modules, checkpoint, scores, and how to caption with it; of the
+packages in its requirements.txt nothing is.
+"""
+
+import tempfile
+import zipfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from captioning import files
+from captioning.captioner import export, weights_file
+from captioning.checkpoint import read_checkpoint
+from captioning.files import read_json, write_aside
+from captioning.tables import percent
+
+README = '''# {name}: an image captioner
+
+    python3 -m venv .venv
+    .venv/bin/pip install -r requirements.txt
+    .venv/bin/python -m scripts.sample --checkpoint {name}.pt --image photo.jpg
+
+`model.py` is the model as it was trained; `results/` has its settings, log, scores and captions\
+{notebooks}.
+The encoder's weights: {weights}.
+
+{scores}
+'''
+MODULES = ('vocabulary.py', 'data_loader.py', 'requirements.txt', 'LICENSE')
+LIBRARY = ('captioning/**/*.py', 'captioning/**/*.toml', 'scripts/*.py')
+RESULTS = ('settings.json', 'log.jsonl', 'scores.json', 'curves.png', 'samples.png',
+           'captions_test.jpg', 'attention.png', 'captions_val.json', 'captions_test.json')
+
+
+def package(checkpoint, output):
+    """Write the zip `output` of the run that a checkpoint belongs to -> names of its files."""
+    checkpoint, output = Path(checkpoint), Path(output)
+    run = checkpoint.parent
+    of_run = checkpoint.name in ('best.pt', 'last.pt')
+    name = run.name if of_run else checkpoint.stem
+    weights = read_checkpoint(checkpoint)['encoder']['sizes']['weights']
+    contents = _repository_files() | _result_files(run)
+    if file := weights_file(weights):
+        weights = f'models/{file.name}'
+        contents[weights] = file
+    readme = README.format(name=name, weights=weights, notebooks=_about_notebooks(contents),
+                           scores=_about_scores(run))
+    with tempfile.TemporaryDirectory() as folder, write_aside(output) as aside:
+        export(checkpoint, Path(folder) / f'{name}.pt', weights)
+        exported = [file for file in Path(folder).rglob('*') if file.is_file()]
+        contents |= {file.relative_to(folder).as_posix(): file for file in exported}
+        with zipfile.ZipFile(aside, 'w', zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f'{name}/README.md', readme)
+            for inside, file in tqdm(contents.items(), unit=' files', delay=2, disable=None):
+                archive.write(file, f'{name}/{inside}')
+    return list(contents)
+
+
+def _repository_files():
+    paths = [files.ROOT / name for name in MODULES]
+    for pattern in LIBRARY:
+        paths += sorted(files.ROOT.glob(pattern))
+    return {path.relative_to(files.ROOT).as_posix(): path for path in paths}
+
+
+def _result_files(run):
+    results = {f'results/{name}': run / name for name in RESULTS if (run / name).is_file()}
+    pages = sorted((run / 'notebooks').glob('*.html'))
+    return results | {f'notebooks/{page.name}': page for page in pages}
+
+
+def _about_notebooks(contents):
+    executed = any(name.startswith('notebooks/') for name in contents)
+    return '; `notebooks/` shows how it was trained' if executed else ''
+
+
+def _about_scores(run):
+    if not (run / 'scores.json').is_file():
+        return ''
+    scores = [f'{name}: {percent(value)}'
+              for name, value in read_json(run / 'scores.json').items()
+              if isinstance(value, float)]
+    return f'Validation, x100: {", ".join(scores)}.'

@@ -1,0 +1,37 @@
+"""Rewards of drawn captions: another reward is a function here and an entry in REWARDS.
+
+    reward = REWARDS['cider'](captions)     # the Captions of the training split
+    values = reward(sampled, rows)          # float32 (S,), on the device of captions.table
+
+sampled: S lists of ids, each [start, words..., end], without the end where max_len cut it short.
+rows: array (S,), the row of the image that each belongs to. Training asks for the rewards of a
+batch at each step, and makes captions likelier whose reward is higher than that of others of the
+same image.
+
+This file is part of what identifies a run: after an edit of it, training starts a new run.
+"""
+
+import torch
+
+from captioning.cider import CiderD
+
+
+def cider(captions):
+    """CIDEr-D against the training captions of the image, the end word counted as a word."""
+    return CiderD(captions)
+
+
+# Each takes Captions once and returns a function (sampled, rows) -> (S,), as cider does; the
+# setting `reward` chooses one.
+REWARDS = {'cider': cider}
+
+
+def reference_captions(captions, row):
+    """The captions of the image in a row, for a reward that compares texts.
+
+    Returns a list of lists of ids, each [start, words..., end].
+    """
+    indices = captions.captions_of_images([row])
+    table = captions.table[torch.from_numpy(indices)].tolist()
+    lengths = captions.lengths[indices]
+    return [ids[:length] for ids, length in zip(table, lengths, strict=True)]

@@ -1,0 +1,203 @@
+"""Run folders: what makes two runs the same, where a run lives, and what it records.
+
+    runs/NAME/settings.json, model.py, losses.py ..., log.jsonl, last.pt, best.pt, scores.json
+
+Needs neither features nor a GPU.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import re
+import subprocess
+import time
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+
+from captioning import files
+from captioning.captioner import weights_file
+from captioning.files import file_hash, read_json, text_hash, write_aside, write_json
+from captioning.model_files import recorded_sources
+
+# Settings that do not change what is learned.
+NOT_IDENTITY = ('name', 'cocoapi_loc', 'save_seconds', 'model_file')
+# Settings of before, and the value that a run must have had to be one that can continue.
+GONE = {'tune_cache': False}
+# Files that a reader edits to change training; like model.py they count for a run's identity.
+EDITED = ('losses.py', 'rewards.py', 'augmentations.py', 'scoring/metrics.py')
+
+_locks = {}    # of this process, by folder
+
+
+# ---- What makes two runs the same ----
+
+def run_sources(model_file):
+    """{file: text} of all that a run keeps: the model file, what it imports, and EDITED."""
+    library = files.ROOT / 'captioning'
+    sources = {Path(file).name: (library / file).read_text() for file in EDITED}
+    return recorded_sources(model_file) | sources
+
+
+def run_identity(settings, data, sources):
+    """What makes a run the one that it is -> dict of plain values.
+
+    The settings, the text of the model and of the files that readers edit, weights, and data.
+    """
+    identity = {key: value for key, value in asdict(settings).items() if key not in NOT_IDENTITY}
+    identity |= {name: text_hash(text) for name, text in sources.items()}
+    for key in ('weights', 'start'):
+        file = weights_file(getattr(settings, key))
+        identity[f'content of {key}'] = file_hash(file)[:16] if file else None
+    for split in ('train', 'val'):
+        identity[f'{split} data'] = data.annotations_hash(split)[:16]
+    return identity
+
+
+def completed_identity(recorded, settings, sources):
+    """The identity that a run has recorded, as it would be recorded today.
+
+    Settings that it lacks stood at their defaults, and those that are gone do not count where they
+    stood at theirs. Before EDITED files counted they were not recorded: then they are taken to be
+    as they are now.
+    """
+    defaults = {field.name: field.default for field in fields(settings)
+                if field.name not in NOT_IDENTITY}
+    unrecorded = {Path(file).name: text_hash(sources[Path(file).name]) for file in EDITED}
+    identity = {**defaults, **unrecorded, **recorded}
+    return {key: value for key, value in identity.items()
+            if key not in GONE or value != GONE[key]}
+
+
+# ---- Where a run lives ----
+
+def find_folder(name, settings, sources, identity):
+    """The folder of the run that is the same, else the first free one of NAME, NAME-2, NAME-3, ...
+
+    Prints what a new one changes against the one before.
+    """
+    if name != os.path.basename(name) or name in ('', '.', '..'):
+        raise ValueError(f"name='{name}': expected the name of a folder under runs/, "
+                         'without a slash.')
+    numbered, before = _numbered_folders(name), None
+    for _, folder in sorted(numbered.items()):
+        recorded = read_json(folder / 'settings.json')['identity']
+        before = completed_identity(recorded, settings, sources)
+        if before == identity:
+            return folder
+    folder = files.RUNS / (f'{name}-{max(numbered) + 1}' if numbered else name)
+    if before:
+        changes = [f'{key}: {before.get(key)} -> {identity.get(key)}'
+                   for key in {**before, **identity} if before.get(key) != identity.get(key)]
+        print(f'{folder.name}: a new run, since the one before differs in {"; ".join(changes)}')
+    return folder
+
+
+def _numbered_folders(name):
+    """{number: folder} of the runs NAME (1), NAME-2 (2), ..."""
+    numbered = {}
+    for folder in files.RUNS.glob('*'):
+        match = re.fullmatch(re.escape(name) + r'(?:-(\d+))?', folder.name)
+        if match and (folder / 'settings.json').exists():
+            numbered[int(match[1] or 1)] = folder
+    return numbered
+
+
+def run_folders():
+    """The folders of all runs, those created first at the beginning."""
+    folders = [file.parent for file in files.RUNS.glob('*/settings.json')
+               if file.with_name('model.py').exists()]
+    return sorted(folders, key=lambda folder: _time_of(folder, 'created'))
+
+
+def latest_checkpoint(data=None):
+    """Path of best.pt of the run that was opened last.
+
+    data: a CaptionData; then of those on its captions. FileNotFoundError says how to train one.
+    """
+    folders = [file.parent for file in files.RUNS.glob('*/best.pt')
+               if file.with_name('settings.json').exists()]
+    if data is not None:
+        captions = data.annotations_hash('train')[:16]
+        folders = [folder for folder in folders
+                   if captions in (folder / 'settings.json').read_text()]
+    if not folders:
+        on_data = f' on {data.folder}' if data else ''
+        raise FileNotFoundError(f'no trained model in runs/{on_data}. Train one: `make run`, '
+                                'or run 2_Training.ipynb.')
+    return max(folders, key=lambda folder: _time_of(folder, 'opened')) / 'best.pt'
+
+
+def _time_of(folder, event):
+    """When a run was created or opened, in seconds; a copy of its folder keeps what it says."""
+    file = folder / 'settings.json'
+    if not file.exists():
+        return 0.0
+    of_before = {'created': folder / 'model.py', 'opened': file}[event]    # which did not say
+    return read_json(file).get(event) or of_before.stat().st_mtime
+
+
+# ---- What a run records ----
+
+def record(folder, settings, identity, sources, **facts):
+    """Write what a run is made of.
+
+    settings.json has settings, identity, revision, versions, machine and further `facts`; the
+    sources lie beside it.
+    """
+    for file, text in sources.items():
+        with write_aside(folder / file) as aside:
+            aside.write_text(text)
+    now = time.time()
+    write_json(folder / 'settings.json', {
+        'settings': asdict(settings), 'identity': identity, 'revision': _revision(),
+        'versions': {'python': platform.python_version(), 'torch': torch.__version__,
+                     'numpy': np.__version__},
+        'processor': platform.processor() or platform.machine(), **facts,
+        'created': now, 'opened': now})
+
+
+def _revision():
+    """The revision of git, or None where there is no git."""
+    with contextlib.suppress(OSError):
+        git = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=files.ROOT,
+                             capture_output=True, text=True)
+        return git.stdout.strip() or None
+    return None
+
+
+def mark_opened(folder):
+    """Note that a run was opened: 3_Inference takes the one that was opened last."""
+    content = read_json(folder / 'settings.json')
+    created = _time_of(folder, 'created')
+    write_json(folder / 'settings.json', {**content, 'created': created, 'opened': time.time()})
+
+
+def write_log(folder, log):
+    """log.jsonl: one line an epoch."""
+    with write_aside(folder / 'log.jsonl') as aside:
+        aside.write_text(''.join(json.dumps(line) + '\n' for line in log))
+
+
+# ---- One process at a time ----
+
+def lock_run(folder):
+    """Keep other processes from training in a run's folder, until unlock_run or our end."""
+    lock = _locks.setdefault(folder, filelock.FileLock(folder / '.lock', thread_local=False))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)    # once more where this process has it
+    except filelock.Timeout:
+        raise RuntimeError(
+            f'{files.repository_path(folder)} is being trained by another process, or open in a '
+            'notebook that still runs. Wait for it, end it, or give this run another name.'
+        ) from None
+
+
+def unlock_run(folder):
+    if folder in _locks:
+        _locks.pop(folder).release(force=True)

@@ -1,0 +1,253 @@
+"""A run: opened or continued, saved, and led from one phase of training to the next.
+
+    run = open_run(settings)
+    finish_epoch(run, train_one_epoch(run), validate(run))      # until run.finished
+"""
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from captioning import distributed, files, runs
+from captioning.caption_data import CaptionData, find_data
+from captioning.captions import Captions
+from captioning.checkpoint import is_tuned, load_tuned, read_checkpoint, save_checkpoint
+from captioning.devices import default_device
+from captioning.encoding import weights_hash
+from captioning.model_files import load_model_file
+from captioning.training.epoch import delayed_interrupt
+from captioning.training.features_phase import FeaturesPhase
+from captioning.training.phase import Phase
+from captioning.training.self_critical_phase import SelfCriticalPhase
+from captioning.training.settings import TrainingSettings
+from captioning.training.read_captions import read_captions
+from captioning.training.trained_model import TrainedModel, make_encoder, make_model
+from captioning.training.tuning_phase import TuningPhase, first_tuned_stage
+
+PHASES = {phase.name: phase for phase in (FeaturesPhase, TuningPhase, SelfCriticalPhase)}
+PROGRESS = ('phase_epoch', 'epoch', 'batch', 'log')    # what last.pt keeps besides the phase
+
+
+@dataclass
+class Run:
+    """An experiment under way.
+
+    references: of the validation images, on the first process. epoch, phase_epoch: finished epochs,
+    of all and of this phase; batch: finished batches of the epoch under way, sums: what they add
+    up to. log: one dict an epoch.
+    """
+
+    settings: TrainingSettings
+    data: CaptionData
+    folder: Path
+    device: torch.device
+    model: TrainedModel
+    references: object
+    phase: Phase
+    phase_epoch: int = 0
+    epoch: int = 0
+    batch: int = 0
+    sums: dict = field(default_factory=dict)
+    log: list = field(default_factory=list)
+    finished: bool = False
+    saved_at: float = 0.0
+
+    @property
+    def train(self):
+        return self.phase.train
+
+    @property
+    def val(self):
+        return self.phase.val
+
+    def add_to_sums(self, **values):
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, 0) + value
+
+    def save(self):
+        """Write last.pt: everything that the rest of the run depends on.
+
+        No random state is in it: randomness comes from the seed and the step.
+        """
+        self.saved_at = time.monotonic()
+        if distributed.rank():
+            return
+        progress = {key: getattr(self, key) for key in PROGRESS}
+        progress['phase'] = 'finished' if self.finished else self.phase.name
+        progress['sums'] = {key: torch.as_tensor(value).item() for key, value in self.sums.items()}
+        save_checkpoint(self.folder / 'last.pt', {
+            **self.model.state(), 'settings': asdict(self.settings),
+            'optimizer': self.phase.optimizer.state_dict(), 'progress': progress})
+
+
+# ---- Opening ----
+
+def open_run(settings, device=None):
+    """Start the experiment, or continue the same one where it was.
+
+    Prints which, and where its files are. Raises ValueError, FileNotFoundError and RuntimeError
+    that say what is wrong with settings, data or an earlier checkpoint.
+    """
+    if settings.weights is None:
+        raise ValueError('weights=None: a random backbone cannot be had again for captioning. '
+                         'Save it, give its path.')
+    device = torch.device(device or default_device())
+    data = find_data(settings.cocoapi_loc)
+    classes = load_model_file(settings.model_file)
+    # Read before the minutes of extraction, in which they may be edited.
+    sources = runs.run_sources(classes.__file__)
+    identity = runs.run_identity(settings, data, sources)
+    start = None
+    if settings.start:
+        start = distributed.on_first_rank(lambda: read_checkpoint(files.ROOT / settings.start))
+    model, train, val = _build(settings, data, classes, start, device)
+    folder = distributed.on_first_rank(
+        lambda: runs.find_folder(settings.name, settings, sources, identity))
+    distributed.on_first_rank(lambda: runs.lock_run(folder))
+    references = None if distributed.rank() else _references(data, val)
+    saved = distributed.on_first_rank(lambda: _read_last(folder))
+    if saved:
+        model.load(saved, folder / 'last.pt')
+    elif start:
+        model.load(start, settings.start)
+    phase = _first_phase(settings, saved)(settings, model, train, val, data)
+    run = Run(settings, data, folder, device, model, references, phase)
+    if saved:
+        _restore(run, saved)
+    else:
+        _record(run, identity, sources)
+    distributed.on_first_rank(lambda: runs.mark_opened(folder))
+    if run.finished:
+        runs.unlock_run(folder)
+    return run
+
+
+def _build(settings, data, classes, start, device):
+    """-> TrainedModel with its first weights, Captions of training and of validation."""
+    encoder, encoder_sizes = make_encoder(settings, classes)
+    encoder.to(device)
+    backbone_hash = weights_hash(encoder.backbone)
+    if settings.tune_epochs:
+        first_tuned_stage(encoder.backbone, settings)    # raises where nothing would stay frozen
+    if start and is_tuned(start):    # then the features are to be those of its encoder
+        load_tuned(encoder, start, settings.start, classes.__file__)
+    train, val = read_captions(settings, data, encoder)
+    vocab = data.vocabulary(settings.vocab_threshold)
+    model = make_model(settings, classes, encoder, encoder_sizes, backbone_hash, vocab, device)
+    return model, train.to(device), val.to(device)
+
+
+def _references(data, val):
+    from captioning.scoring import References  # here: training must run without nltk
+    image_ids = [val.image_ids[row] for row in val.rows]
+    return References(data.annotation_file('val'), image_ids, annotations=data.annotations('val'))
+
+
+def _read_last(folder):
+    last = folder / 'last.pt'
+    return read_checkpoint(last) if last.exists() else None
+
+
+def phases_of(settings):
+    """The phases that a run goes through, in order."""
+    return [phase for phase in PHASES.values() if getattr(settings, phase.epochs_setting)]
+
+
+def _first_phase(settings, saved):
+    """The phase that a new run begins with, or that a saved one is in, or ended with."""
+    phases = phases_of(settings)
+    if not saved:
+        return phases[0]
+    return PHASES.get(saved['progress']['phase'], phases[-1])
+
+
+def _restore(run, saved):
+    progress = saved['progress']
+    run.phase.optimizer.load_state_dict(saved['optimizer'])
+    for key in (*PROGRESS, 'sums'):
+        setattr(run, key, progress[key])
+    run.finished = progress['phase'] == 'finished'
+    where = f'continues after {run.batch} batches and'
+    if run.finished:
+        where = 'is finished, with'
+    print(f'{files.repository_path(run.folder)}: {where} {run.epoch} epochs')
+
+
+def _record(run, identity, sources):
+    """Write down what a new run is made of."""
+    parts = (run.model.encoder, run.model.decoder)
+    trained = sum(parameter.numel() for parameter in run.phase.parameters)
+    total = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    facts = {'device': str(run.device), 'ranks': distributed.ranks(),
+             'backbone_hash': run.model.backbone_hash, 'parameters': [trained, total]}
+    distributed.on_first_rank(
+        lambda: runs.record(run.folder, run.settings, identity, sources, **facts))
+    epochs = sum(getattr(run.settings, phase.epochs_setting) for phase in phases_of(run.settings))
+    print(f'{files.repository_path(run.folder)}: a new run of {epochs} epochs on {run.device}, '
+          f'{trained / 1e6:.1f} million trained weights')
+
+
+# ---- After each epoch ----
+
+def finish_epoch(run, train, val):
+    """Log the epoch, keep it, and end a phase that is over -> the line of the log.
+
+    It is kept as last.pt, and as best.pt if its CIDEr is the highest so far. A phase is over after
+    its epochs, or after `patience` of them without a better CIDEr. An interrupt waits.
+    """
+    with delayed_interrupt() as interrupted:
+        _log_epoch(run, train, val)
+        best = best_epoch(run)
+        if best is run.log[-1]:
+            state = {**run.model.state(), 'epoch': run.epoch, 'settings': asdict(run.settings)}
+            distributed.on_first_rank(lambda: save_checkpoint(run.folder / 'best.pt', state))
+        if _phase_is_over(run, best):
+            _end_phase(run)
+        distributed.on_first_rank(lambda: runs.write_log(run.folder, run.log))
+        run.save()    # at last: what is not in there is done again
+        if run.finished:
+            runs.unlock_run(run.folder)
+        if interrupted():
+            print(f'interrupted and saved after {run.epoch} epochs: run again to continue')
+            raise KeyboardInterrupt
+    return run.log[-1]
+
+
+def best_epoch(run):
+    """The line of the log with the highest CIDEr."""
+    return max(run.log, key=lambda line: line['CIDEr'])
+
+
+def _log_epoch(run, train, val):
+    entry = {'epoch': run.epoch + 1, **train, **val,
+             'train_seconds': round(run.sums['seconds'], 2)}
+    run.log.append({key: float(f'{value:.5g}') if isinstance(value, float) else value
+                    for key, value in entry.items()})
+    run.epoch += 1
+    run.phase_epoch += 1
+    run.batch, run.sums = 0, {}
+
+
+def _phase_is_over(run, best):
+    before_phase = run.epoch - run.phase_epoch
+    without_better = run.epoch - max(best['epoch'], before_phase)
+    if run.phase_epoch < run.phase.epochs and without_better >= run.settings.patience:
+        print(f'no better CIDEr in {run.settings.patience} epochs: phase {run.phase.name!r} ends '
+              f'after {run.phase_epoch}')
+        return True
+    return run.phase_epoch >= run.phase.epochs
+
+
+def _end_phase(run):
+    """Go on with the next phase, from the best epoch so far, or finish."""
+    phases = phases_of(run.settings)
+    number = phases.index(type(run.phase)) + 1
+    if number == len(phases):
+        run.finished = True
+        return
+    path = run.folder / 'best.pt'
+    run.model.load(distributed.on_first_rank(lambda: read_checkpoint(path)), path)
+    run.phase = phases[number](run.settings, run.model, run.train, run.val, run.data)
+    run.phase_epoch = 0
