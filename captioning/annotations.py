@@ -1,6 +1,6 @@
 """Read COCO caption files, and say what is wrong with those that are none.
 
-    content = read_annotations('captions_val2014.json')     # {'images': [...], 'annotations': [...]}
+    content = read_annotations('captions_val2014.json')     # dict of 'images' and 'annotations'
     tokens = caption_tokens('captions_val2014.json', tokenize, folder)
 """
 

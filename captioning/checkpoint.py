@@ -30,22 +30,19 @@ def model_state(encoder, decoder, vocab, encoder_sizes, decoder_sizes, backbone_
     The sizes are the keyword arguments that made encoder and decoder. Of the backbone only the
     tuned stages are in it, and the hash of what it was before.
     """
-    frozen = {f'backbone.{key}' for name, stage in encoder.backbone.named_children()
-              for key in _frozen_keys(name, stage)}
-    encoder_state = {key: value for key, value in encoder.state_dict().items() if key not in frozen}
+    encoder_state = dict(encoder.state_dict())
+    for name, stage in encoder.backbone.named_children():
+        if not any(parameter.requires_grad for parameter in stage.parameters()):    # frozen
+            for key in stage.state_dict():
+                del encoder_state[f'backbone.{name}.{key}']
+    words = {'words': list(vocab.word2idx), 'start_word': vocab.start_word,
+             'end_word': vocab.end_word, 'unk_word': vocab.unk_word}
     return {
         'encoder': {'sizes': encoder_sizes, 'backbone_hash': backbone_hash, 'state': encoder_state},
         'decoder': {'sizes': decoder_sizes, 'state': decoder.state_dict()},
-        'vocab': {'words': list(vocab.word2idx), 'start_word': vocab.start_word,
-                  'end_word': vocab.end_word, 'unk_word': vocab.unk_word},
+        'vocab': words,
         'transform': encoder.transform,
     }
-
-
-def _frozen_keys(name, stage):
-    if any(parameter.requires_grad for parameter in stage.parameters()):    # it was tuned
-        return []
-    return [f'{name}.{key}' for key in stage.state_dict()]
 
 
 def save_checkpoint(path, state):
@@ -138,18 +135,23 @@ def load_weights(module, state, path, model_file):
 
 def check_weights(module, state, path, model_file):
     """Raise ValueError that names what a module lacks of a state, or has in another shape."""
-    shapes = {key: list(value.shape) for key, value in module.state_dict().items()}
-    stored = {key: list(value.shape) for key, value in state.items()}
-    frozen = {key for key in shapes if key.startswith('backbone.') and key not in stored}
-    differs = [f'{key}: {stored.get(key, "nothing")} there, {shapes.get(key, "nothing")} here'
-               for key in {**stored, **shapes}
-               if key not in frozen and stored.get(key) != shapes.get(key)]
+    shapes, stored = _shapes(module.state_dict()), _shapes(state)
+    differs = []
+    for key in {**stored, **shapes}:
+        there, here = stored.get(key, 'nothing'), shapes.get(key, 'nothing')
+        is_frozen = key.startswith('backbone.') and key not in stored
+        if there != here and not is_frozen:
+            differs.append(f'{key}: {there} there, {here} here')
     if differs:
         more = f' and {len(differs) - 8} more' if len(differs) > 8 else ''
         raise ValueError(
             f'{path} does not fit {type(module).__name__} in {os.path.relpath(model_file)} '
             f'({"; ".join(differs[:8])}{more}). The model.py of the run lies beside it: give it as '
             'model_file.')
+
+
+def _shapes(state):
+    return {key: list(value.shape) for key, value in state.items()}
 
 
 def load_tuned(encoder, state, path, model_file):

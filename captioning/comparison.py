@@ -18,6 +18,8 @@ from captioning.training.settings import TrainingSettings
 SAME_DATA = ('val data', 'val_images')      # scores are comparable where these agree
 DEFAULTS = {entry.name: entry.default for entry in fields(TrainingSettings)
             if entry.name not in NOT_IDENTITY}
+HEADER = ['run', *COMPARED, 'words', 'broken', 'epochs', 'minutes', 'weights',
+          'differs from the first in']
 NOTE = ('scores x100 on validation, greedy, with 95 % intervals; different words used; captions '
         'that break off ("with a"); minutes of training; trained weights')
 
@@ -41,8 +43,10 @@ def read_runs(like=None, names=None):
 
 def _read_run(folder):
     recorded = read_json(folder / 'settings.json')
-    identity = {key: value for key, value in recorded['identity'].items()
-                if key not in GONE or value != GONE[key]}
+    identity = recorded['identity']
+    for key, value in GONE.items():
+        if identity.get(key) == value:
+            del identity[key]
     log, scores = folder / 'log.jsonl', folder / 'scores.json'
     lines = log.read_text().splitlines() if log.exists() else []
     return {'name': folder.name, 'identity': identity, 'sources': _read_sources(folder),
@@ -53,8 +57,10 @@ def _read_run(folder):
 
 def _read_sources(folder):
     """{file: text} of the source files that a run has recorded."""
-    recorded = [*folder.glob('*.py'), *folder.glob('imports/**/*.py')]
-    return {file.relative_to(folder).as_posix(): file.read_text() for file in sorted(recorded)}
+    sources = {}
+    for file in sorted([*folder.glob('*.py'), *folder.glob('imports/**/*.py')]):
+        sources[file.relative_to(folder).as_posix()] = file.read_text()
+    return sources
 
 
 def _data_of(run):
@@ -74,54 +80,60 @@ def _difference(first, run):
     after = {**DEFAULTS, **run['identity']}
     texts = [f'{key}={value}' for key, value in after.items()
              if before.get(key) != value and not key.endswith('.py')]
-    for file in sorted({*first['sources'], *run['sources']}):
-        lines = [line[0] for line in _file_diff(first, run, file) if line[:3] not in ('+++', '---')]
-        if '+' in lines or '-' in lines:
-            texts.append(f'{file} +{lines.count("+")} -{lines.count("-")} lines')
+    for file in _sources_of_both(first, run):
+        signs = [line[0] for line in _file_diff(first, run, file)[2:]]    # after the file's names
+        if signs:
+            texts.append(f'{file} +{signs.count("+")} -{signs.count("-")} lines')
     return ', '.join(texts) or 'nothing'
+
+
+def _sources_of_both(one, other):
+    """Source files that both runs have recorded; runs of before recorded fewer."""
+    return sorted(one['sources'].keys() & other['sources'].keys())
 
 
 def source_diff(one, other):
     """Unified diff of model.py and the other recorded sources of two runs, as a list of lines."""
-    return [line for file in sorted({*one['sources'], *other['sources']})
+    return [line for file in _sources_of_both(one, other)
             for line in _file_diff(one, other, file)]
 
 
 def _file_diff(one, other, file):
-    texts = one['sources'].get(file), other['sources'].get(file)
-    if None in texts:    # a run of before did not record it
-        return []
-    before, after = (text.splitlines() for text in texts)
-    return list(difflib.unified_diff(before, after, f'{one["name"]}/{file}',
-                                     f'{other["name"]}/{file}', lineterm='', n=1))
+    before, after = (run['sources'][file].splitlines() for run in (one, other))
+    names = [f'{run["name"]}/{file}' for run in (one, other)]
+    return list(difflib.unified_diff(before, after, *names, lineterm='', n=1))
 
 
 # ---- The table ----
 
 def format_runs(runs, markdown=False):
     """Table of runs: of finished ones scores of the best epoch, of others the best so far."""
-    header = ['run', *COMPARED, 'words', 'broken', 'epochs', 'minutes', 'weights',
-              'differs from the first in']
-    rows = [_row(run, difference)
-            for run, difference in zip(runs, differences(runs), strict=True)]
+    rows = [HEADER]
+    for run, difference in zip(runs, differences(runs), strict=True):
+        rows.append([*_row(run), difference])
     note = NOTE
     if any(_data_of(run) != _data_of(runs[0]) for run in runs):
         note += ('. Not all were scored on the same captions: only those that were can be '
                  'compared')
     if markdown:
-        return f'{markdown_table([header, *rows])}\n\n{note}'
-    return f'{text_table([header, *rows])}\n{note}'
+        return f'{markdown_table(rows)}\n\n{note}'
+    return f'{text_table(rows)}\n{note}'
 
 
-def _row(run, difference):
+def _row(run):
+    scores = [_score(run, name) for name in COMPARED]
     trained, _ = run['parameters']
+    weights = f'{trained / 1e6:.1f} M' if trained else '-'
     minutes = sum(line['train_seconds'] for line in run['log']) / 60
-    diverse = (run['scores'] or {}).get('diversity', {})
-    return [run['name'], *(_score(run, name) for name in COMPARED),
-            str(diverse['words']) if 'words' in diverse else '-',
-            f'{diverse["broken"]:.1%}' if 'broken' in diverse else '-',
-            str(len(run['log'])), f'{minutes:.1f}',
-            f'{trained / 1e6:.1f} M' if trained else '-', difference]
+    return [run['name'], *scores, *_diversity(run), len(run['log']), f'{minutes:.1f}', weights]
+
+
+def _diversity(run):
+    """Different words, and the share of captions that break off; '-' where it is not known."""
+    if not run['scores'] or 'diversity' not in run['scores']:
+        return '-', '-'
+    diversity = run['scores']['diversity']
+    return diversity['words'], f'{diversity["broken"]:.1%}'
 
 
 def _score(run, name):

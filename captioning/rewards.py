@@ -4,9 +4,18 @@
     values = reward(sampled, rows)          # float32 (S,), on the device of captions.table
 
 sampled: S lists of ids, each [start, words..., end], without the end where max_len cut it short.
-rows: array (S,), the row of the image that each belongs to. Training asks for the rewards of a
-batch at each step, and makes captions likelier whose reward is higher than that of others of the
-same image.
+rows: array (S,), the row of the image that each belongs to. Training asks for the rewards of its
+samples at each step, and makes those likelier that earn more than others of the same image.
+Such as the share of words that occur in a reference:
+
+    def word_overlap(captions):
+        def reward(sampled, rows):
+            shares = []
+            for ids, row in zip(sampled, rows, strict=True):
+                known = {word for other in reference_captions(captions, row) for word in other}
+                shares.append(len(known & set(ids)) / len(set(ids)))
+            return torch.tensor(shares, device=captions.table.device)
+        return reward
 
 This file is part of what identifies a run: after an edit of it, training starts a new run.
 """
@@ -27,9 +36,7 @@ REWARDS = {'cider': cider}
 
 
 def reference_captions(captions, row):
-    """The captions of the image in a row, for a reward that compares texts.
-
-    Returns a list of lists of ids, each [start, words..., end].
+    """The training captions of the image in a row -> list of lists of ids [start, words..., end].
     """
     indices = captions.captions_of_images([row])
     table = captions.table[torch.from_numpy(indices)].tolist()

@@ -1,4 +1,4 @@
-"""Count the words of a COCO captions file once and write the vocabulary; training does it by itself.
+"""Count the words of a COCO captions file and write the vocabulary; training does it by itself.
 
     python -m scripts.build_vocab --caption_path captions_train2014.json --vocab_path vocab.pkl
 """

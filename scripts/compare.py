@@ -1,6 +1,6 @@
 """All runs side by side, and their learning curves in one picture.
 
-    python -m scripts.compare                           # table; the picture goes to runs/compare.png
+    python -m scripts.compare                           # table; picture: runs/compare.png
     python -m scripts.compare scenes scenes-2 --diff    # also what was edited, line by line
 """
 

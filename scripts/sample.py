@@ -64,8 +64,9 @@ def main():
     missing = set(output.missing)
     todo = [path for path, photo in zip(paths, photos, strict=True) if photo in missing]
     captioner = load_captioner(args.checkpoint, device, args.model_file)
+    share = todo[distributed.rank()::distributed.ranks()]
     try:
-        failed = caption_into(output, captioner, todo[distributed.rank()::distributed.ranks()], args)
+        failed = caption_into(output, captioner, share, args)
     finally:    # also where it is interrupted
         output.save()
     failed = int(distributed.total(torch.tensor(failed)))    # waits for all parts

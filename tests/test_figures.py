@@ -7,6 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from captioning import figures
+from captioning.attention import show_attention
+from captioning.captioner import Captioner
 from captioning.diagram import plot_model
 from captioning.figures import (
     contact_sheet,
@@ -22,6 +24,8 @@ from captioning.figures import (
     show_images,
 )
 from captioning.transforms import make_transform
+from model import DecoderRNN, EncoderCNN
+from vocabulary import Vocabulary
 
 LOG = [{'epoch': epoch, 'train_loss': 4 - epoch / 2, 'val_loss': 4 - epoch / 3,
         'CIDEr': 0.1 * epoch, 'BLEU-4': 0.05 * epoch, 'ROUGE-L': 0.1 * epoch}
@@ -135,6 +139,29 @@ def test_each_run_keeps_its_colour_where_an_older_one_lacks_a_score():
         assert np.isnan(curves_of(axis)['older']).all()
         assert axis.lines[1].get_color() == figures.ORANGE
     assert np.allclose(curves_of(cider)['newer'], [10, 20, 30])
+
+
+def titles(figure):
+    return [axis.get_title() for axis in figure.axes if axis.get_title()]
+
+
+def test_attention_is_shown_of_the_greedy_caption_or_of_another(small_weights):
+    encoder = EncoderCNN(16, 'resnet18', small_weights, grid=True)
+    decoder = DecoderRNN(16, 16, vocab_size=6, image='attention')
+    vocab = Vocabulary.from_words(['<start>', '<end>', '<unk>', 'a', 'red', 'square'])
+    transform = {'size': 64, 'mean': HALF, 'std': FIFTH}
+    captioner = Captioner(encoder, decoder, vocab, transform, 'cpu')
+    photo = Image.new('RGB', (50, 40), 'red')
+    features = captioner.features([photo])
+    greedy, = captioner.decode(features)
+    shown = titles(show_attention(captioner, photo))
+    assert [title.split()[0] for title in shown] == [vocab.idx2word[i] for i in greedy.ids[1:]]
+    assert all(title.endswith('%') for title in shown)
+    assert titles(show_attention(captioner, photo, greedy.ids, features)) == shown
+
+    other = [vocab.start_id, 5, 4, 3, vocab.end_id]
+    words = [title.split()[0] for title in titles(show_attention(captioner, photo, other))]
+    assert words == ['square', 'red', 'a', '<end>']
 
 
 def test_contact_sheet_places_pictures_in_rows(tmp_path):

@@ -12,7 +12,6 @@ import torch
 
 from captioning import distributed, files, runs
 from captioning.caption_data import CaptionData, find_data
-from captioning.captions import Captions
 from captioning.checkpoint import is_tuned, load_tuned, read_checkpoint, save_checkpoint
 from captioning.devices import default_device
 from captioning.encoding import weights_hash
@@ -20,9 +19,9 @@ from captioning.model_files import load_model_file
 from captioning.training.epoch import delayed_interrupt
 from captioning.training.features_phase import FeaturesPhase
 from captioning.training.phase import Phase
+from captioning.training.read_captions import read_captions
 from captioning.training.self_critical_phase import SelfCriticalPhase
 from captioning.training.settings import TrainingSettings
-from captioning.training.read_captions import read_captions
 from captioning.training.trained_model import TrainedModel, make_encoder, make_model
 from captioning.training.tuning_phase import TuningPhase, first_tuned_stage
 
