@@ -25,6 +25,14 @@ def tokenize(caption):
     return word_tokenize(text.lower(), preserve_line=True)    # needs none of nltk's data
 
 
+def check_threshold(threshold):
+    """Raise ValueError unless it is a number of occurrences."""
+    if not isinstance(threshold, int) or threshold < 1:
+        raise ValueError(
+            f'vocab_threshold={threshold!r}: a new vocabulary needs the least number of '
+            'occurrences of a word, a whole number from 1, such as 5.')
+
+
 class Vocabulary:
     """Words of the training captions and their ids.
 
@@ -56,6 +64,21 @@ class Vocabulary:
         vocab._set_words(words)
         return vocab
 
+    @classmethod
+    def from_tokens(cls, tokens, threshold):
+        """The words with `threshold` occurrences in the CaptionTokens of a file."""
+        check_threshold(threshold)
+        vocab = cls.from_words(['<start>', '<end>', '<unk>'])
+        vocab._set_frequent(tokens, threshold)
+        return vocab
+
+    def _set_frequent(self, tokens, threshold):
+        counts = np.bincount(tokens.ids, minlength=len(tokens.types))
+        frequent = [word for word, count in zip(tokens.types, counts, strict=True)
+                    if count >= threshold]
+        words = [self.start_word, self.end_word, self.unk_word, *frequent]
+        self._set_words(dict.fromkeys(words))    # a caption may contain a special word
+
     def _set_words(self, words):
         self.word2idx = {word: idx for idx, word in enumerate(words)}
         self.idx2word = dict(enumerate(words))
@@ -63,18 +86,10 @@ class Vocabulary:
 
     def _count(self):
         """Take the frequent words of annotations_file."""
-        threshold = self.vocab_threshold
-        if not isinstance(threshold, int) or threshold < 1:
-            raise ValueError(
-                f'vocab_threshold={threshold!r}: a new vocabulary needs the least number of '
-                'occurrences of a word, a whole number from 1, such as 5.')
+        check_threshold(self.vocab_threshold)
         folder = os.path.dirname(self.vocab_file)
         tokens = caption_tokens(self.annotations_file, tokenize, folder)
-        counts = np.bincount(tokens.ids, minlength=len(tokens.types))
-        frequent = [word for word, count in zip(tokens.types, counts, strict=True)
-                    if count >= threshold]
-        words = [self.start_word, self.end_word, self.unk_word, *frequent]
-        self._set_words(dict.fromkeys(words))    # a caption may contain a special word
+        self._set_frequent(tokens, self.vocab_threshold)
         self.annotations_hash = file_hash(self.annotations_file)
 
     def _read(self):

@@ -58,7 +58,8 @@ class CaptionData:
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self._annotations, self._hashes, self._vocabularies = {}, {}, {}
+        self._annotations, self._hashes = {}, {}
+        self._tokens, self._vocabularies = {}, {}
 
     def __repr__(self):
         return f"CaptionData('{self.folder}')"
@@ -115,18 +116,19 @@ class CaptionData:
 
     def tokens(self, split, folder=None):
         """CaptionTokens of a split, kept in `folder` (default: the cache folder)."""
-        return caption_tokens(str(self.annotation_file(split)), tokenize,
-                              self.cache_folder if folder is None else folder,
-                              self._annotations.get(split))
+        if split not in self._tokens:
+            self._tokens[split] = caption_tokens(
+                str(self.annotation_file(split)), tokenize,
+                self.cache_folder if folder is None else folder, self._annotations.get(split))
+        return self._tokens[split]
 
     def vocabulary_file(self, threshold):
-        """Path at which the vocabulary of this data set with that threshold is kept."""
+        """Path for the vocab_file of `get_loader` and `Vocabulary` on this data set."""
         return self.cache_folder / f'vocab-{threshold}.pkl'
 
     def vocabulary(self, threshold):
         """Vocabulary of the training captions, of the words with `threshold` occurrences."""
         if threshold not in self._vocabularies:
-            self._vocabularies[threshold] = Vocabulary(
-                threshold, self.vocabulary_file(threshold),
-                annotations_file=str(self.annotation_file('train')))
+            vocab = Vocabulary.from_tokens(self.tokens('train'), threshold)
+            self._vocabularies[threshold] = vocab
         return self._vocabularies[threshold]

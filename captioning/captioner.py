@@ -18,11 +18,12 @@ from captioning.checkpoint import (
     load_weights,
     read_checkpoint,
     save_checkpoint,
+    weights_hash,
 )
 from captioning.decoding import beam_search, greedy
 from captioning.devices import computed_in, default_device, fast_dtype
-from captioning.encoding import encode, weights_hash
-from captioning.model_files import load_model_file, recorded_sources
+from captioning.encoding import encode
+from captioning.model_files import build_encoder, load_model_file, recorded_sources
 from captioning.photos import as_seen, load_image
 from captioning.transforms import make_transform
 from vocabulary import Vocabulary
@@ -111,18 +112,6 @@ def load_captioner(path=SHIPPED, device=None, model_file=None):
         load_weights(module, state[part]['state'], path, classes.__file__)
     vocab = Vocabulary.from_words(**state['vocab'])
     return Captioner(encoder, decoder, vocab, state['transform'], device or default_device())
-
-
-def build_encoder(classes, sizes):
-    """EncoderCNN from its keyword arguments; a relative path of weights is in the repository."""
-    weights = sizes['weights']
-    return classes.EncoderCNN(**{**sizes, 'weights': weights_file(weights) or weights})
-
-
-def weights_file(weights):
-    """Path of a weights file, looked for in the repository, or None where it is no file."""
-    path = files.ROOT / (weights or '')
-    return path if path.is_file() else None
 
 
 def _build(state, path, classes):

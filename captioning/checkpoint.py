@@ -8,6 +8,7 @@ and nothing in it is run. The frozen stages of the CNN are named there by their 
 their weights, not stored again.
 """
 
+import hashlib
 import io
 import os
 import zipfile
@@ -43,6 +44,15 @@ def model_state(encoder, decoder, vocab, encoder_sizes, decoder_sizes, backbone_
         'vocab': words,
         'transform': encoder.transform,
     }
+
+
+def weights_hash(module):
+    """First 16 digits of the SHA-256 over names and values: tells sets of weights apart."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        values = tensor.detach().cpu().contiguous().numpy()
+        digest.update(name.encode() + values.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def save_checkpoint(path, state):

@@ -6,7 +6,6 @@
 Axes: B batch, C channels, P places, S side of an image in pixels.
 """
 
-import hashlib
 import zlib
 from pathlib import Path
 
@@ -28,15 +27,6 @@ def encode(backbone, images, dtype):
     images = images.to(memory_format=torch.channels_last)
     with computed_in(dtype, images.device):
         return backbone(images).float()
-
-
-def weights_hash(module):
-    """First 16 digits of the SHA-256 over names and values: tells sets of weights apart."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        values = tensor.detach().cpu().contiguous().numpy()
-        digest.update(name.encode() + values.tobytes())
-    return digest.hexdigest()[:16]
 
 
 class Photos(Dataset):

@@ -15,8 +15,9 @@ import torch
 from tqdm import tqdm
 
 from captioning import augmentations
+from captioning.checkpoint import weights_hash
 from captioning.devices import fast_dtype
-from captioning.encoding import encode, photo_batches, weights_hash
+from captioning.encoding import encode, photo_batches
 from captioning.feature_cache import FeatureCache
 from captioning.files import text_hash
 

@@ -71,6 +71,12 @@ def text_hash(text, digits=16):
     return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:digits]
 
 
+def weights_file(weights):
+    """Path of a weights file, looked for in the repository, or None where it is no file."""
+    path = ROOT / (weights or '')
+    return path if path.is_file() else None
+
+
 def repository_path(path):
     """`path` as it is written in messages: from the repository on, where it lies inside."""
     path = Path(path)

@@ -52,6 +52,12 @@ def load_model_file(path=None):
     return module
 
 
+def build_encoder(classes, sizes):
+    """EncoderCNN from its keyword arguments; a relative path of weights is in the repository."""
+    weights = sizes['weights']
+    return classes.EncoderCNN(**{**sizes, 'weights': files.weights_file(weights) or weights})
+
+
 @contextlib.contextmanager
 def _importing_from(folder):
     """Within the block, what a run has recorded in `folder` is imported from there."""

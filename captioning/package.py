@@ -13,9 +13,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from captioning import files
-from captioning.captioner import export, weights_file
+from captioning.captioner import export
 from captioning.checkpoint import read_checkpoint
-from captioning.files import read_json, write_aside
+from captioning.files import read_json, weights_file, write_aside
 from captioning.tables import percent
 
 README = '''# {name}: an image captioner

@@ -20,8 +20,14 @@ import numpy as np
 import torch
 
 from captioning import files
-from captioning.captioner import weights_file
-from captioning.files import file_hash, read_json, text_hash, write_aside, write_json
+from captioning.files import (
+    file_hash,
+    read_json,
+    text_hash,
+    weights_file,
+    write_aside,
+    write_json,
+)
 from captioning.model_files import recorded_sources
 
 # Settings that do not change what is learned.
@@ -36,66 +42,95 @@ _locks = {}    # of this process, by folder
 
 # ---- What makes two runs the same ----
 
-def run_sources(model_file):
-    """{file: text} of all that a run keeps: the model file, what it imports, and EDITED."""
-    library = files.ROOT / 'captioning'
-    sources = {Path(file).name: (library / file).read_text() for file in EDITED}
-    return recorded_sources(model_file) | sources
+class Experiment:
+    """What an experiment is made of, as it was when it was opened.
 
-
-def run_identity(settings, data, sources):
-    """What makes a run the one that it is -> dict of plain values.
-
-    The settings, the text of the model and of the files that readers edit, weights, and data.
+    settings: those of training. sources: {file: text} of all that a run keeps: the model file, what
+    it imports, and EDITED. identity: what makes two runs the same: the settings, hashes of these
+    texts, of the weights, and of the captions, as a dict of plain values.
     """
-    identity = {key: value for key, value in asdict(settings).items() if key not in NOT_IDENTITY}
-    identity |= {name: text_hash(text) for name, text in sources.items()}
-    for key in ('weights', 'start'):
-        file = weights_file(getattr(settings, key))
-        identity[f'content of {key}'] = file_hash(file)[:16] if file else None
-    for split in ('train', 'val'):
-        identity[f'{split} data'] = data.annotations_hash(split)[:16]
-    return identity
+
+    def __init__(self, settings, data, model_file):
+        library = files.ROOT / 'captioning'
+        edited = {Path(file).name: (library / file).read_text() for file in EDITED}
+        self.settings = settings
+        self.sources = recorded_sources(model_file) | edited
+        self.defaults = {field.name: field.default for field in fields(settings)
+                         if field.name not in NOT_IDENTITY}
+        self.identity = {name: getattr(settings, name) for name in self.defaults}
+        self.identity |= {name: text_hash(text) for name, text in self.sources.items()}
+        for key in ('weights', 'start'):
+            file = weights_file(getattr(settings, key))
+            self.identity[f'content of {key}'] = file_hash(file)[:16] if file else None
+        for split in ('train', 'val'):
+            self.identity[f'{split} data'] = data.annotations_hash(split)[:16]
+
+    def completed(self, recorded):
+        """The identity that a run has recorded, as it would be recorded today.
+
+        Settings that it lacks stood at their defaults, and those that are gone do not count where
+        they stood at theirs. Before EDITED files counted they were not recorded: then they are
+        taken to be as they are now.
+        """
+        edited = [Path(file).name for file in EDITED]
+        unrecorded = {name: self.identity[name] for name in edited}
+        identity = {**self.defaults, **unrecorded, **recorded}
+        return {key: value for key, value in identity.items()
+                if key not in GONE or value != GONE[key]}
+
+    def find_folder(self):
+        """The folder of the run that is the same, else the first free of NAME, NAME-2, NAME-3, ...
+
+        Prints what a new one changes against the one before.
+        """
+        name = self.settings.name
+        if name != os.path.basename(name) or name in ('', '.', '..'):
+            raise ValueError(f"name='{name}': expected the name of a folder under runs/, "
+                             'without a slash.')
+        numbered, before = _numbered_folders(name), None
+        for _, folder in sorted(numbered.items()):
+            before = self.completed(read_json(folder / 'settings.json')['identity'])
+            if before == self.identity:
+                return folder
+        folder = files.RUNS / (f'{name}-{max(numbered) + 1}' if numbered else name)
+        if before:
+            print(f'{folder.name}: a new run, since the one before differs in '
+                  f'{"; ".join(self._changes(before))}')
+        return folder
+
+    def _changes(self, before):
+        return [f'{key}: {before.get(key)} -> {self.identity.get(key)}'
+                for key in {**before, **self.identity}
+                if before.get(key) != self.identity.get(key)]
+
+    def record(self, folder, **facts):
+        """Write what a run is made of into its folder.
+
+        settings.json has settings, identity, revision, versions, machine and further `facts`; the
+        sources lie beside it.
+        """
+        for file, text in self.sources.items():
+            with write_aside(folder / file) as aside:
+                aside.write_text(text)
+        versions = {'python': platform.python_version(), 'torch': torch.__version__,
+                    'numpy': np.__version__}
+        now = time.time()
+        write_json(folder / 'settings.json', {
+            'settings': asdict(self.settings), 'identity': self.identity, 'revision': _revision(),
+            'versions': versions, 'processor': platform.processor() or platform.machine(),
+            **facts, 'created': now, 'opened': now})
 
 
-def completed_identity(recorded, settings, sources):
-    """The identity that a run has recorded, as it would be recorded today.
-
-    Settings that it lacks stood at their defaults, and those that are gone do not count where they
-    stood at theirs. Before EDITED files counted they were not recorded: then they are taken to be
-    as they are now.
-    """
-    defaults = {field.name: field.default for field in fields(settings)
-                if field.name not in NOT_IDENTITY}
-    unrecorded = {Path(file).name: text_hash(sources[Path(file).name]) for file in EDITED}
-    identity = {**defaults, **unrecorded, **recorded}
-    return {key: value for key, value in identity.items()
-            if key not in GONE or value != GONE[key]}
+def _revision():
+    """The revision of git, or None where there is no git."""
+    with contextlib.suppress(OSError):
+        git = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=files.ROOT,
+                             capture_output=True, text=True)
+        return git.stdout.strip() or None
+    return None
 
 
-# ---- Where a run lives ----
-
-def find_folder(name, settings, sources, identity):
-    """The folder of the run that is the same, else the first free one of NAME, NAME-2, NAME-3, ...
-
-    Prints what a new one changes against the one before.
-    """
-    if name != os.path.basename(name) or name in ('', '.', '..'):
-        raise ValueError(f"name='{name}': expected the name of a folder under runs/, "
-                         'without a slash.')
-    numbered, before = _numbered_folders(name), None
-    for _, folder in sorted(numbered.items()):
-        recorded = read_json(folder / 'settings.json')['identity']
-        before = completed_identity(recorded, settings, sources)
-        if before == identity:
-            return folder
-    folder = files.RUNS / (f'{name}-{max(numbered) + 1}' if numbered else name)
-    if before:
-        changes = [f'{key}: {before.get(key)} -> {identity.get(key)}'
-                   for key in {**before, **identity} if before.get(key) != identity.get(key)]
-        print(f'{folder.name}: a new run, since the one before differs in {"; ".join(changes)}')
-    return folder
-
+# ---- Where runs live ----
 
 def _numbered_folders(name):
     """{number: folder} of the runs NAME (1), NAME-2 (2), ..."""
@@ -141,34 +176,7 @@ def _time_of(folder, event):
     return read_json(file).get(event) or of_before.stat().st_mtime
 
 
-# ---- What a run records ----
-
-def record(folder, settings, identity, sources, **facts):
-    """Write what a run is made of.
-
-    settings.json has settings, identity, revision, versions, machine and further `facts`; the
-    sources lie beside it.
-    """
-    for file, text in sources.items():
-        with write_aside(folder / file) as aside:
-            aside.write_text(text)
-    now = time.time()
-    write_json(folder / 'settings.json', {
-        'settings': asdict(settings), 'identity': identity, 'revision': _revision(),
-        'versions': {'python': platform.python_version(), 'torch': torch.__version__,
-                     'numpy': np.__version__},
-        'processor': platform.processor() or platform.machine(), **facts,
-        'created': now, 'opened': now})
-
-
-def _revision():
-    """The revision of git, or None where there is no git."""
-    with contextlib.suppress(OSError):
-        git = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=files.ROOT,
-                             capture_output=True, text=True)
-        return git.stdout.strip() or None
-    return None
-
+# ---- In a run's folder ----
 
 def mark_opened(folder):
     """Note that a run was opened: 3_Inference takes the one that was opened last."""

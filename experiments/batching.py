@@ -42,8 +42,8 @@ class ListedBatches(EpochSampler):
         return self._listed[batch]
 
     def bounds(self, batch):
-        first = sum(map(len, self._listed[:batch]))
-        return first, first + len(self._listed[batch])
+        first, after = (sum(map(len, self._listed[:number])) for number in (batch, batch + 1))
+        return first, after
 
 
 def one_length(random, captions, batch_size):
@@ -90,8 +90,9 @@ def train(data, name, seed, epochs):
     """Train a run whose batches are arranged in the way `name` -> Outcome."""
     groups, arrange = ARRANGEMENTS[name]
     folder = 'batching-' + name.replace(', ', '-').replace(' ', '-')
-    run = open_run(make_settings(name=folder, cocoapi_loc=str(data.folder), seed=seed,
-                                 epochs=epochs, length_groups=groups))
+    settings = make_settings(name=folder, cocoapi_loc=str(data.folder), seed=seed, epochs=epochs,
+                             length_groups=groups)
+    run = open_run(settings, data)
     if arrange:
         run.phase.sampler = ListedBatches(arrange, run.train, run.settings.batch_size, seed)
     while not run.finished:

@@ -9,12 +9,12 @@ An import inside a function counts for circles too, and is drawn dashed.
 
 import ast
 import graphlib
-from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from captioning import files
-from captioning.figures import BLUE, GREEN, GREY, ORANGE, save_figure
+from captioning.figures import BLUE, GREEN, GREY, ORANGE
 
 TOP = ('vocabulary', 'data_loader', 'model')
 COMMANDS = 'scripts'
@@ -119,7 +119,7 @@ def _mean(values):
 
 def draw(boxes):
     places = place(boxes)
-    figure = Figure(figsize=(13, 9))
+    figure = Figure(figsize=(15, 9))
     axis = figure.add_axes((0, 0, 1, 1))
     axis.axis('off')
     axis.set(xlim=(0, 12), ylim=(-0.6, max(y for _, y in places.values()) + 0.6))
@@ -141,7 +141,9 @@ def main():
         raise SystemExit(f'a circle: {" -> ".join(found)}')
     count = sum(map(len, imports.values()))
     print(f'{len(imports)} modules, {count} imports, no circle')
-    save_figure(draw(boxes_of(imports)), Path('docs') / 'imports.svg')
+    with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'imports'}):
+        file = files.ROOT / 'docs' / 'imports.svg'
+        draw(boxes_of(imports)).savefig(file, metadata={'Date': None})
     print('docs/imports.svg')
 
 

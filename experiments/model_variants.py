@@ -42,8 +42,7 @@ def model_variants(data, epochs=3, beam_sizes=BEAM_SIZES, images=IMAGES, **value
     for image in images:
         for tied in (False, True):
             name = f'{image}, tied' if tied else image
-            run = train(name, cocoapi_loc=str(data.folder), epochs=epochs, image=image, tied=tied,
-                        **values)
+            run = train(name, data, epochs=epochs, image=image, tied=tied, **values)
             trained.append(_training_row(name, run))
             cells = decode_by_beam(run, beam_sizes)
             for title, rows in tables.items():
@@ -51,10 +50,11 @@ def model_variants(data, epochs=3, beam_sizes=BEAM_SIZES, images=IMAGES, **value
     return {'training': trained, **tables}
 
 
-def train(name, **values):
+def train(name, data, **values):
     """Train a variant, or find it trained -> Run."""
     folder = 'models-' + name.replace(', ', '-')
-    run = open_run(make_settings(name=folder, **values))
+    settings = make_settings(name=folder, cocoapi_loc=str(data.folder), **values)
+    run = open_run(settings, data)
     while not run.finished:
         finish_epoch(run, train_one_epoch(run), validate(run))
     final_scores(run)

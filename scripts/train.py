@@ -6,6 +6,7 @@ The settings, with their reasons: captioning/training/settings.py, and the argum
 """
 
 from captioning import distributed
+from captioning.caption_data import find_data
 from captioning.comparison import format_runs, read_runs
 from captioning.training import (
     final_scores,
@@ -21,7 +22,8 @@ from scripts import run_main
 def main():
     settings, device = read_arguments(
         'Train a captioner, or continue the run of these settings.')
-    run = open_run(settings, distributed.connect(device))
+    device = distributed.connect(device)
+    run = open_run(settings, find_data(settings.cocoapi_loc), device)
     while not run.finished:
         entry = finish_epoch(run, train_one_epoch(run), validate(run))
         print(' '.join(f'{key} {value}' for key, value in entry.items()), flush=True)

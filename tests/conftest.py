@@ -1,5 +1,6 @@
 """A small data set in COCO's layout, drawn here, and a small model: no test downloads anything."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from torchvision.models import resnet18
+from training_helpers import tiny_settings
 
 from captioning import files
 
@@ -97,3 +99,18 @@ def isolated_root(tmp_path, monkeypatch):
     monkeypatch.setattr(files, 'RUNS', root / 'runs')
     monkeypatch.setattr(files, 'CACHE', root / 'cache')
     return root
+
+
+@pytest.fixture(scope='session')
+def shared_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp('cache')
+
+
+@pytest.fixture
+def settings(dataset, isolated_root, shared_cache, small_weights, monkeypatch):
+    """settings(epochs=3, ...) -> settings of a tiny run on `dataset`.
+
+    Tests share the cache, so that the features of the same photos are computed once.
+    """
+    monkeypatch.setattr(files, 'CACHE', shared_cache)
+    return functools.partial(tiny_settings, dataset, small_weights)

@@ -10,31 +10,29 @@ from captioning.benchmark.decoding import measure_decoding, measure_photos
 from captioning.benchmark.made_up import made_up_captions, made_up_vocabulary, write_made_up
 from captioning.benchmark.training import features_phase, training_rates
 from captioning.caption_data import CaptionData
-from captioning.training import finish_epoch, make_settings, open_run, train_one_epoch, validate
+from captioning.training import finish_epoch, open_run, train_one_epoch, validate
 from scripts import benchmark
 
 
-def test_made_up_captions_are_trained_on(tmp_path):
+def test_made_up_captions_are_trained_on():
     captions = made_up_captions(400, 50, 30, features=512)
     words = captions.lengths - 2
     assert len(captions.indices) == 400 and 9 < np.mean(words) < 12 and words.min() >= 5
     for row, length in zip(captions.table, captions.lengths, strict=True):
         assert row[0] == 0 and (row[length - 1:] == 1).all() and (row[1:length - 1] > 2).all()
-    phase = features_phase(captions, made_up_vocabulary(30), CaptionData(tmp_path), batch_size=16,
-                           backbone='resnet18', weights=None, embed_size=8, hidden_size=8)
+    phase = features_phase(captions, made_up_vocabulary(30), batch_size=16, backbone='resnet18',
+                           weights=None, embed_size=8, hidden_size=8)
     rates = training_rates(phase, steps=3)
     assert rates.captions > 0 and 0 < rates.batch_share < 1 and rates.gflops > 0
 
 
 @pytest.mark.parametrize('trained', [False, True])
-def test_decoding_is_timed_with_and_without_a_run(dataset, isolated_root, small_weights, capsys,
-                                                  trained):
+def test_decoding_is_timed_with_and_without_a_run(dataset, settings, capsys, trained):
+    data = CaptionData(dataset)
     if trained:
-        run = open_run(make_settings(
-            cocoapi_loc=str(dataset), backbone='resnet18', weights=small_weights, epochs=1,
-            vocab_threshold=1, embed_size=8, hidden_size=8, image='attention'))
+        run = open_run(settings(epochs=1, image='attention'), data)
         finish_epoch(run, train_one_epoch(run), validate(run))
-    measure_decoding(CaptionData(dataset), images=10)
+    measure_decoding(data, images=10)
     output = capsys.readouterr().out
     methods = ('greedy', 'sampling', 'beam 1 ', 'beam 10')
     assert all(name in output for name in methods) and '10 images' in output

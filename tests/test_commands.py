@@ -1,4 +1,4 @@
-"""sample, resize, build_vocab, package and checkpoint, as their users call them."""
+"""sample, resize, build_vocab, evaluate, package and checkpoint, as their users call them."""
 
 import json
 import subprocess
@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_dataset
 from PIL import Image
 
 import model
-from scripts import build_vocab, checkpoint, resize, sample
+from captioning import decoding
+from captioning.captioner import load_captioner
+from captioning.checkpoint import model_state, read_checkpoint, save_checkpoint, weights_hash
+from captioning.files import ROOT, file_hash
+from captioning.photos import find_photos
+from scripts import build_vocab, checkpoint, evaluate, resize, sample
 from scripts import package as packaging
-from scripts.checkpoint import load_captioner, model_state, read_checkpoint, save_checkpoint
-from scripts.features import weights_hash
 from vocabulary import Vocabulary
 
 WORDS = ['<start>', '<end>', '<unk>', *'a red green blue square dog runs on grass .'.split()]
@@ -27,14 +31,15 @@ def small(tmp_path, small_weights):
     encoder_sizes = {'embed_size': 8, 'backbone': 'resnet18', 'weights': small_weights}
     decoder_sizes = {'embed_size': 8, 'hidden_size': 8, 'vocab_size': len(WORDS)}
     encoder, decoder = model.EncoderCNN(**encoder_sizes), model.DecoderRNN(**decoder_sizes)
-    state = model_state(encoder, decoder, Vocabulary.from_words(WORDS), encoder_sizes, decoder_sizes,
-                        weights_hash(encoder.backbone))
-    save_checkpoint(tmp_path / 'run' / 'best.pt', {**state, 'settings': {'cocoapi_loc': '/home/somebody'}})
+    state = model_state(encoder, decoder, Vocabulary.from_words(WORDS), encoder_sizes,
+                        decoder_sizes, weights_hash(encoder.backbone))
+    state['settings'] = {'cocoapi_loc': '/home/somebody'}
+    save_checkpoint(tmp_path / 'run' / 'best.pt', state)
     return tmp_path / 'run' / 'best.pt'
 
 
 @pytest.fixture
-def photos(tmp_path):
+def album(tmp_path):
     """A folder: three photos, one of them turned and in a folder within, a damaged one, a text."""
     folder = tmp_path / 'album'
     (folder / 'more').mkdir(parents=True)
@@ -63,44 +68,57 @@ def call(monkeypatch, capsys):
     return call
 
 
+def run_module(*command, cwd=ROOT):
+    """`python COMMAND`, as in a shell, in the repository."""
+    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True,
+                          cwd=cwd, timeout=300)
+
+
 # ---- sample ----
 
-def test_photos_are_found_in_files_folders_and_patterns(photos, monkeypatch):
-    monkeypatch.chdir(photos)
+def test_photos_are_found_in_files_folders_and_patterns(album, monkeypatch):
+    monkeypatch.chdir(album)
     everything = ['bad_004.jpg', 'more/three_003.jpg', 'one_001.jpg', 'two_002.PNG']
-    assert sample.find_photos(['.']) == everything
-    assert sample.find_photos(['*_00[12].*', 'one_001.jpg']) == ['one_001.jpg', 'two_002.PNG']
-    assert sample.find_photos(['missing.jpg', '**/three*']) == ['missing.jpg', 'more/three_003.jpg']
-    (photos / 'a[1].jpg').write_bytes(b'')
-    assert sample.find_photos(['a[1].jpg']) == ['a[1].jpg']
-    for nothing in ('*.gif', str(photos.parent / 'empty')):
-        (photos.parent / 'empty').mkdir(exist_ok=True)
+    assert find_photos(['.']) == everything
+    assert find_photos(['*_00[12].*', 'one_001.jpg']) == ['one_001.jpg', 'two_002.PNG']
+    assert find_photos(['missing.jpg', '**/three*']) == ['missing.jpg', 'more/three_003.jpg']
+    (album / 'a[1].jpg').write_bytes(b'')
+    assert find_photos(['a[1].jpg']) == ['a[1].jpg']
+    for nothing in ('*.gif', str(album.parent / 'empty')):
+        (album.parent / 'empty').mkdir(exist_ok=True)
         with pytest.raises(FileNotFoundError, match='no photos in'):
-            sample.find_photos([nothing])
+            find_photos([nothing])
 
 
-def test_text_names_each_photo_and_what_cannot_be_read(small, photos, call):
-    status, output, errors = call(sample, '--checkpoint', small, '--image', photos, photos / 'none.jpg')
+def test_text_names_each_photo_and_what_cannot_be_read(small, album, call):
+    arguments = ['--checkpoint', small, '--image', album, album / 'none.jpg']
+    status, output, errors = call(sample, *arguments)
     told = dict(line.split(': ', 1) for line in output.splitlines())
-    names = [str(photos / name) for name in ('more/three_003.jpg', 'one_001.jpg', 'two_002.PNG')]
+    names = [str(album / name) for name in ('more/three_003.jpg', 'one_001.jpg', 'two_002.PNG')]
     assert sorted(told) == names
     assert list(told.values()) == load_captioner(small).caption(names, beam_size=3)
     assert status == '2 of 5 photos could not be read' and 'bad_004.jpg cannot be read' in errors
     assert 'none.jpg not found' in errors and 'Traceback' not in errors
 
 
-def test_json_has_more_captions_each_with_its_chance(small, photos, call):
-    _, output, _ = call(sample, '--checkpoint', small, '--image', photos / 'one_001.jpg', '--format', 'json',
-                        '--num-captions', 3, '--beam-size', 2)
+def test_json_has_more_captions_each_with_its_chance(small, album, call):
+    _, output, _ = call(sample, '--checkpoint', small, '--image', album / 'one_001.jpg',
+                        '--format', 'json', '--num-captions', 3, '--beam-size', 2)
     (one,) = json.loads(output)
-    chances = [caption['log_prob'] for caption in one['captions']]
-    assert one['image'] == str(photos / 'one_001.jpg') and len({c['caption'] for c in one['captions']}) == 3
-    assert all(chance < 0 for chance in chances)
+    assert one['image'] == str(album / 'one_001.jpg')
+    assert len({caption['caption'] for caption in one['captions']}) == 3
+    assert all(caption['log_prob'] < 0 for caption in one['captions'])
 
 
-def test_coco_results_are_continued_and_kept_where_it_stops(small, photos, call, monkeypatch, tmp_path):
+def test_coco_results_are_continued_and_kept_where_it_stops(
+        small, album, call, monkeypatch, tmp_path):
     output = tmp_path / 'results.json'
-    call(sample, '--checkpoint', small, '--image', photos / 'two_002.PNG', '--format', 'coco', '--output', output)
+
+    def write_results(photos):
+        return call(sample, '--checkpoint', small, '--image', photos, '--format', 'coco',
+                    '--output', output)
+
+    write_results(album / 'two_002.PNG')
     first = json.loads(output.read_text())
     assert [set(one) for one in first] == [{'image_id', 'caption'}] and first[0]['image_id'] == 2
     first[0]['caption'] = 'kept'
@@ -117,31 +135,32 @@ def test_coco_results_are_continued_and_kept_where_it_stops(small, photos, call,
 
     monkeypatch.setattr(sample, 'caption_photos', stopped)
     with pytest.raises(KeyboardInterrupt):
-        call(sample, '--checkpoint', small, '--image', photos, '--format', 'coco', '--output', output)
-    assert len(json.loads(output.read_text())) == 2 and not any('two_002' in path for path in seen)
+        write_results(album)
+    assert len(json.loads(output.read_text())) == 2
+    assert not any('two_002' in path for path in seen)
     monkeypatch.setattr(sample, 'caption_photos', read)
-    status, _, errors = call(sample, '--checkpoint', small, '--image', photos, '--format', 'coco', '--output', output)
+    status, _, errors = write_results(album)
     results = {one['image_id']: one['caption'] for one in json.loads(output.read_text())}
     assert results.keys() == {1, 2, 3} and results[2] == 'kept'
     assert status == '1 of 2 photos could not be read' and '3 photos are captioned' in errors
 
 
-def test_two_processes_share_the_photos(small, photos, tmp_path):
+def test_two_processes_share_the_photos(small, album, tmp_path):
     output = tmp_path / 'shared.json'
-    ran = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone', '-m', 'scripts.sample',
-         '--checkpoint', small, '--image', photos, '--output', output], capture_output=True, text=True, timeout=300,
-        cwd=Path(sample.__file__).parent.parent)
+    ran = run_module('-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone',
+                     '-m', 'scripts.sample', '--checkpoint', small, '--image', album,
+                     '--output', output)
     assert 'bad_004.jpg cannot be read' in ran.stderr and '1 of 4 photos' in ran.stderr
-    assert [Path(one['image']).name for one in json.loads(output.read_text())] == ['three_003.jpg', 'one_001.jpg',
-                                                                                  'two_002.PNG']
+    names = [Path(one['image']).name for one in json.loads(output.read_text())]
+    assert names == ['three_003.jpg', 'one_001.jpg', 'two_002.PNG']
     assert [path.name for path in tmp_path.glob('shared.json*')] == ['shared.json']
 
 
 @pytest.mark.parametrize(('arguments', 'told'), [
-    (['--output', 'x.txt', '--format', 'text'], '--output is for'), (['--beam-size', '0'], 'a number from 1'),
-    (['--format', 'coco'], 'has no number'), (['--output', 'other.json'], 'is not the output of this command')])
-def test_sample_says_what_it_cannot_do(small, photos, tmp_path, call, monkeypatch, arguments, told):
+    (['--output', 'x.txt', '--format', 'text'], '--output is for'),
+    (['--beam-size', '0'], 'a number from 1'), (['--format', 'coco'], 'has no number'),
+    (['--output', 'other.json'], 'is not the output of this command')])
+def test_sample_says_what_it_cannot_do(small, tmp_path, call, monkeypatch, arguments, told):
     monkeypatch.chdir(tmp_path)
     Path('other.json').write_text('{"a": 1}')
     Image.new('RGB', (9, 9)).save('name.png')
@@ -152,56 +171,93 @@ def test_sample_says_what_it_cannot_do(small, photos, tmp_path, call, monkeypatc
     assert told in errors
 
 
-def test_sample_imports_neither_matplotlib_nor_pycocotools(small, photos):
-    code = ("import sys; sys.argv = ['sample', '--checkpoint', sys.argv[1], '--image', sys.argv[2]]\n"
-            'import scripts.sample; scripts.sample.main()\n'
-            "print([name for name in ('matplotlib', 'pycocotools', 'pandas', 'IPython') if name in sys.modules])")
-    ran = subprocess.run([sys.executable, '-c', code, small, photos / 'one_001.jpg'], capture_output=True, text=True,
-                         cwd=Path(sample.__file__).parent.parent)
+def test_sample_imports_neither_matplotlib_nor_pycocotools(small, album):
+    code = """
+import sys
+sys.argv = ['sample', '--checkpoint', sys.argv[1], '--image', sys.argv[2]]
+import scripts.sample
+scripts.sample.main()
+heavy = ('matplotlib', 'pycocotools', 'pandas', 'IPython')
+print([name for name in heavy if name in sys.modules])
+"""
+    ran = run_module('-c', code, small, album / 'one_001.jpg')
     assert ran.stdout.splitlines()[-1] == '[]', ran.stdout + ran.stderr
+
+
+# ---- evaluate ----
+
+def test_a_folder_with_a_validation_split_alone_can_be_evaluated(
+        small, call, tmp_path, isolated_root):
+    """The training captions are not asked for, not even to name the cache folder."""
+    folder = make_dataset(tmp_path / 'coco80', {'val': 4})
+    results_file, scores_file = tmp_path / 'captions.json', tmp_path / 'scores.json'
+    status, output, _ = call(evaluate, small, '--cocoapi-loc', folder, '--no-java',
+                             '--results-out', results_file, '--json', scores_file)
+    assert status is None and 'CIDEr' in output
+    assert len(json.loads(results_file.read_text())) == 4
+    assert 'CIDEr' in scores_file.read_text()
+    captions = folder / 'cocoapi' / 'annotations' / 'captions_val2014.json'
+    cached, = (isolated_root / 'cache').glob('coco80-*')
+    assert cached.name == f'coco80-{file_hash(captions)[:8]}'
+    assert list(cached.glob('features-*/val2014-*.npy'))
 
 
 # ---- For readers of older READMEs ----
 
-def test_resize_keeps_the_aspect_turns_upright_and_skips_what_is_done(photos, tmp_path, call):
+def test_what_earlier_readmes_import_is_still_there():
+    from scripts.checkpoint import load_captioner as loader
+    from scripts.decoding import beams, sample
+    assert loader is load_captioner
+    assert (beams, sample) == (decoding.beams, decoding.sample)
+
+
+def test_resize_keeps_the_aspect_turns_upright_and_skips_what_is_done(album, tmp_path, call):
     small = tmp_path / 'small'
-    status, output, _ = call(resize, '--image_dir', photos, '--output_dir', small, '--image_size', 20)
+    arguments = ['--image_dir', album, '--output_dir', small, '--image_size', 20]
+    status, output, _ = call(resize, *arguments)
     assert '3 photos' in output and 'bad_004.jpg' in status and '1 of 4' in status
     sizes = {path.name: Image.open(path).size for path in small.rglob('*.*')}
     assert sizes == {'one_001.jpg': (30, 20), 'two_002.PNG': (300, 10), 'three_003.jpg': (20, 30)}
     before = {path: path.stat().st_mtime_ns for path in small.rglob('*.*')}
-    call(resize, '--image_dir', photos, '--output_dir', small, '--image_size', 20)
+    call(resize, *arguments)
     assert before == {path: path.stat().st_mtime_ns for path in small.rglob('*.*')}
 
 
 def test_build_vocab_writes_what_training_reads(dataset, call, tmp_path):
     captions = dataset / 'cocoapi' / 'annotations' / 'captions_train2014.json'
-    _, output, _ = call(build_vocab, '--caption_path', captions, '--vocab_path', tmp_path / 'new' / 'v.pkl',
+    vocab_file = tmp_path / 'new' / 'v.pkl'
+    _, output, _ = call(build_vocab, '--caption_path', captions, '--vocab_path', vocab_file,
                         '--threshold', 4)
-    vocab = Vocabulary(4, str(tmp_path / 'new' / 'v.pkl'), vocab_from_file=True)
-    assert f'{len(vocab)} words' in output and 'square' in vocab.word2idx and 'nothing' not in vocab.word2idx
+    vocab = Vocabulary(4, str(vocab_file), vocab_from_file=True)
+    assert f'{len(vocab)} words' in output
+    assert 'square' in vocab.word2idx and 'nothing' not in vocab.word2idx
 
 
 # ---- To give away ----
 
-def test_a_checkpoint_of_half_the_size_captions_alike_and_names_no_folder(small, photos, call, tmp_path):
-    _, output, _ = call(checkpoint, small, '--output', tmp_path / 'out' / 'half.pt')
-    half = read_checkpoint(tmp_path / 'out' / 'half.pt')
+def test_a_checkpoint_of_half_the_size_captions_alike_and_names_no_folder(
+        small, album, call, tmp_path):
+    output_file = tmp_path / 'out' / 'half.pt'
+    _, output, _ = call(checkpoint, small, '--output', output_file)
+    half = read_checkpoint(output_file)
     assert 'MB' in output and half['settings']['cocoapi_loc'] is None
     assert {value.dtype for value in half['decoder']['state'].values()} == {torch.float16}
-    assert (tmp_path / 'out' / 'model.py').read_text() == Path(model.__file__).read_text()
-    paths = [photos / 'one_001.jpg', photos / 'two_002.PNG']
-    features = [load_captioner(path).encoder.embed(load_captioner(path).features(paths))
-                for path in (small, tmp_path / 'out' / 'half.pt')]
-    assert torch.allclose(*features, atol=0.02, rtol=0.02)
+    of_model = Path(model.__file__).read_text()
+    assert (tmp_path / 'out' / 'model.py').read_text() == of_model
+    paths, embedded = [album / 'one_001.jpg', album / 'two_002.PNG'], []
+    for path in (small, output_file):
+        captioner = load_captioner(path)
+        embedded.append(captioner.encoder.embed(captioner.features(paths)))
+    assert torch.allclose(*embedded, atol=0.02, rtol=0.02)
 
 
-def test_a_package_captions_where_it_is_unpacked(small, photos, call, tmp_path):
+def test_a_package_captions_where_it_is_unpacked(small, album, call, tmp_path):
     run = small.parent
     (run / 'notebooks').mkdir()
     (run / 'notebooks' / '2_Training.html').write_text('<p>trained</p>')
     (run / 'scores.json').write_text(json.dumps({'CIDEr': 0.5, 'images': 4}))
-    (run / 'model.py').write_text(Path(model.__file__).read_text() + '\n# as it was in the run\n')
+    of_model = Path(model.__file__).read_text()
+    (run / 'model.py').write_text(of_model + '\n# as it was in the run\n')
     _, output, _ = call(packaging, small, '--output', tmp_path / 'give.zip')
     assert 'MB' in output and 'without notebooks' not in output
     with zipfile.ZipFile(tmp_path / 'give.zip') as archive:
@@ -209,7 +265,9 @@ def test_a_package_captions_where_it_is_unpacked(small, photos, call, tmp_path):
     folder = tmp_path / 'elsewhere' / 'run'
     assert 'as it was in the run' in (folder / 'model.py').read_text()
     assert 'CIDEr: 50.0' in (folder / 'README.md').read_text()
-    assert (folder / 'notebooks' / '2_Training.html').is_file() and (folder / 'results' / 'scores.json').is_file()
-    ran = subprocess.run([sys.executable, '-m', 'scripts.sample', '--checkpoint', 'run.pt', '--image',
-                          photos / 'one_001.jpg'], cwd=folder, capture_output=True, text=True)
-    assert ran.returncode == 0 and ran.stdout.startswith(f'{photos / "one_001.jpg"}: '), ran.stderr
+    assert (folder / 'notebooks' / '2_Training.html').is_file()
+    assert (folder / 'results' / 'scores.json').is_file()
+    photo = album / 'one_001.jpg'
+    ran = run_module('-m', 'scripts.sample', '--checkpoint', 'run.pt', '--image', photo,
+                     cwd=folder)
+    assert ran.returncode == 0 and ran.stdout.startswith(f'{photo}: '), ran.stderr

@@ -1,6 +1,7 @@
-"""The steps of the classic course notebooks, as forks run them, against our three modules: names, shapes and types.
+"""The steps of the classic course notebooks, as forks run them, against our three modules.
 
-Written anew after the public interface; the settings are small.
+Names, shapes and types are checked. Written anew after the public interface; the settings are
+small.
 """
 
 import math
@@ -16,10 +17,11 @@ from torchvision import transforms
 from data_loader import get_loader
 from model import DecoderRNN, EncoderCNN
 
-TRAIN = transforms.Compose([transforms.Resize(256), transforms.RandomCrop(224), transforms.RandomHorizontalFlip(),
-                            transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
-TEST = transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor(),
-                           transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+NORMALIZE = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TRAIN = transforms.Compose([
+    transforms.Resize(256), transforms.RandomCrop(224), transforms.RandomHorizontalFlip(),
+    transforms.ToTensor(), NORMALIZE])
+TEST = transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor(), NORMALIZE])
 
 
 @pytest.fixture
@@ -29,14 +31,16 @@ def here(dataset, monkeypatch):
 
 
 def test_preliminaries(here):
-    loader = get_loader(transform=TRAIN, mode='train', batch_size=10, vocab_threshold=5, vocab_from_file=False)
+    loader = get_loader(transform=TRAIN, mode='train', batch_size=10, vocab_threshold=5,
+                        vocab_from_file=False)
     vocab = loader.dataset.vocab
     tokens = nltk.tokenize.word_tokenize('A red square on grey .', preserve_line=True)
     caption = [vocab(vocab.start_word)]
     caption.extend([vocab(token.lower()) for token in tokens])
     caption.append(vocab(vocab.end_word))
     caption = torch.Tensor(caption).long()
-    assert caption[0] == 0 and caption[-1] == 1 and vocab.unk_word == '<unk>' and vocab('jfkafejw') == 2
+    assert caption[0] == 0 and caption[-1] == 1
+    assert vocab.unk_word == '<unk>' and vocab('jfkafejw') == 2
     assert dict(list(vocab.word2idx.items())[:3]) == {'<start>': 0, '<end>': 1, '<unk>': 2}
 
     loader = get_loader(transform=TRAIN, mode='train', batch_size=10, vocab_from_file=True)
@@ -46,7 +50,8 @@ def test_preliminaries(here):
 
     encoder = EncoderCNN(256)
     features = encoder(images)
-    assert type(features) is torch.Tensor and features.shape[0] == 10 and features.shape[1] == 256
+    assert type(features) is torch.Tensor
+    assert features.shape[0] == 10 and features.shape[1] == 256
     decoder = DecoderRNN(256, 512, len(loader.dataset.vocab))
     outputs = decoder(features, captions)
     assert type(outputs) is torch.Tensor
@@ -56,12 +61,15 @@ def test_preliminaries(here):
 def test_training_and_inference(here, tmp_path):
     torch.manual_seed(0)
     np.random.seed(0)    # the course's steps draw from both
-    loader = get_loader(transform=TRAIN, mode='train', batch_size=6, vocab_threshold=1, vocab_from_file=False)
+    loader = get_loader(transform=TRAIN, mode='train', batch_size=6, vocab_threshold=1,
+                        vocab_from_file=False)
     vocab_size = len(loader.dataset.vocab)
     encoder, decoder = EncoderCNN(32), DecoderRNN(32, 48, vocab_size)
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(params=list(decoder.parameters()) + list(encoder.embed.parameters()), lr=0.01)
-    total_step = math.ceil(len(loader.dataset.caption_lengths) / loader.batch_sampler.batch_size)
+    params = list(decoder.parameters()) + list(encoder.embed.parameters())
+    optimizer = torch.optim.Adam(params=params, lr=0.01)
+    captions = len(loader.dataset.caption_lengths)
+    total_step = math.ceil(captions / loader.batch_sampler.batch_size)
     assert total_step == 10
     losses = []
     for _ in range(3 * total_step):
@@ -75,7 +83,8 @@ def test_training_and_inference(here, tmp_path):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert sum(losses[-total_step:]) < 0.8 * sum(losses[:total_step])    # batches differ in length, so do their losses
+    # Over an epoch each: batches differ in length, and so do their losses.
+    assert sum(losses[-total_step:]) < 0.8 * sum(losses[:total_step])
     torch.save(decoder.state_dict(), tmp_path / 'decoder-1.pkl')
     torch.save(encoder.state_dict(), tmp_path / 'encoder-1.pkl')
 
@@ -89,7 +98,8 @@ def test_training_and_inference(here, tmp_path):
     decoder.load_state_dict(torch.load(tmp_path / 'decoder-1.pkl'))
     features = encoder(image).unsqueeze(1)
     output = decoder.sample(features)
-    assert type(output) is list and all(type(x) is int and x in loader.dataset.vocab.idx2word for x in output)
+    assert type(output) is list
+    assert all(type(x) is int and x in loader.dataset.vocab.idx2word for x in output)
 
 
 def test_the_encoder_takes_one_image_in_train_mode(here):

@@ -6,30 +6,64 @@ import pytest
 import torch
 from test_model import each_variant, make_decoder, make_features
 
+from captioning.decoding import (
+    attention_weights,
+    beam_search,
+    beams,
+    greedy,
+    length_normalized,
+    likeliest_words,
+    sample,
+)
 from model import DecoderRNN
-from scripts.decoding import attention_weights, beam_search, beams, greedy, likeliest_words, rank, sample
 
-SEEDS = list(range(9))
-METHODS = {
-    'greedy': greedy,
-    'beam 4': lambda *args, **rules: beam_search(*args, beam_size=4, **rules),
-    'sample': lambda decoder, features, *, seeds=SEEDS, **rules: sample(decoder, features, seeds=seeds, **rules),
-    'nucleus': lambda decoder, features, *, seeds=SEEDS, **rules: sample(
-        decoder, features, seeds=seeds, temperature=0.7, nucleus=0.8, **rules),
-}
-each_method = pytest.mark.parametrize('method', METHODS)
-each_end_bias = pytest.mark.parametrize('end_bias', [-100, 0, 2, 100])    # never, seldom, often, at once
+EVERY = {'image': 'every'}    # the decoder where it makes no difference which
+SEEDS = list(range(9))        # one an image
+
+
+def beam_4(decoder, features, **rules):
+    return beam_search(decoder, features, beam_size=4, **rules)
+
+
+def plain_sample(decoder, features, seeds=SEEDS, **rules):
+    return sample(decoder, features, seeds=seeds, **rules)
+
+
+def nucleus(decoder, features, seeds=SEEDS, **rules):
+    return sample(decoder, features, seeds=seeds, temperature=0.7, nucleus=0.8, **rules)
+
+
+each_method = pytest.mark.parametrize('method', [greedy, beam_4, plain_sample, nucleus])
+each_end_bias = pytest.mark.parametrize('end_bias', [-100, 2])    # captions never end, often end
+
+
+def set_end_bias(decoder, value):
+    decoder.linear.bias.data[decoder.end_id] = value
 
 
 def ids_of(captions):
     return [caption.ids for caption in captions]
 
 
-def apart(variant, method, features, decoder, **rules):
-    """Captions of the images one by one."""
-    own = [{'seeds': [seed]} if method in ('sample', 'nucleus') else {} for seed in SEEDS]
-    return [METHODS[method](decoder, one[None], **rules, **options)[0]
-            for one, options in zip(features, own, strict=True)]
+def words_of(captions):
+    return {word for ids in ids_of(captions) for word in ids[1:]}
+
+
+def score_of(caption, power=0.7):
+    return length_normalized(sum(caption.log_probs), len(caption.log_probs), power)
+
+
+def log_prob_of(decoder, one, ids):
+    """Log-probability of each id but the first, by the decoder's `forward`."""
+    log_probs = decoder(one[None], torch.tensor([ids])).log_softmax(-1)[0]
+    return [log_probs[t, ids[t]].item() for t in range(1, len(ids))]
+
+
+def decoder_that_ends_at_several_steps(end_bias):
+    decoder, features = make_decoder(EVERY), make_features(EVERY) / 5
+    decoder.embedding.weight.data *= 3
+    set_end_bias(decoder, end_bias)
+    return decoder, features
 
 
 # ---- Every method ----
@@ -39,82 +73,81 @@ def apart(variant, method, features, decoder, **rules):
 @each_end_bias
 def test_batched_equals_one_by_one(variant, method, end_bias):
     decoder, features = make_decoder(variant), make_features(variant)
-    decoder.linear.bias.data[1] = end_bias
-    together, alone = METHODS[method](decoder, features), apart(variant, method, features, decoder)
-    assert ids_of(together) == ids_of(alone)
-    for one, other in zip(together, alone, strict=True):
-        assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
+    set_end_bias(decoder, end_bias)
+    together = method(decoder, features)
+    for one, seed, caption in zip(features, SEEDS, together, strict=True):
+        options = {'seeds': [seed]} if method in (plain_sample, nucleus) else {}
+        alone, = method(decoder, one[None], **options)
+        assert caption.ids == alone.ids
+        assert caption.log_probs == pytest.approx(alone.log_probs, abs=1e-5)
     if end_bias == -100:
-        assert all(len(caption.ids) == 20 and 1 not in caption.ids for caption in together)
-    if end_bias == 100:
-        assert ids_of(together) == [[0, 1]] * 9
+        assert all(len(ids) == 20 and 1 not in ids for ids in ids_of(together))
+    else:
+        assert any(ids[-1] == 1 for ids in ids_of(together))
 
 
 @each_variant
 @each_method
 def test_log_probabilities_are_the_models_own(variant, method):
     decoder, features = make_decoder(variant), make_features(variant)
-    decoder.linear.bias.data[1] = 1
+    set_end_bias(decoder, 1)
     for rules in ({}, {'forbidden': [4, 7], 'no_repeat': 2}):
-        for one, caption in zip(features, METHODS[method](decoder, features, **rules), strict=True):
-            scores = decoder(one[None], torch.tensor([caption.ids])).log_softmax(-1)[0]
-            own = [scores[t, caption.ids[t]].item() for t in range(1, len(caption.ids))]
-            assert caption.log_probs == pytest.approx(own, abs=1e-4)
+        for one, caption in zip(features, method(decoder, features, **rules), strict=True):
+            expected = log_prob_of(decoder, one, caption.ids)
+            assert caption.log_probs == pytest.approx(expected, abs=1e-4)
 
 
 @each_method
 def test_an_ended_caption_stays_ended_and_decoding_stops_when_all_have(method):
-    decoder, features = make_decoder({}), make_features({'image': 'every'}) / 5
-    decoder.embedding.weight.data *= 3
-    decoder.linear.bias.data[1] = 0.2
-    captions = ids_of(METHODS[method](decoder, features, max_len=60))
-    assert len({len(ids) for ids in captions}) > 1, 'the test needs captions that end at different steps'
+    decoder, features = decoder_that_ends_at_several_steps(end_bias=0.2)
+    captions = ids_of(method(decoder, features, max_len=60))
+    assert len({len(ids) for ids in captions}) > 1, 'the test needs captions of several lengths'
     assert all(1 not in ids[:-1] and (ids[-1] == 1 or len(ids) == 60) for ids in captions)
-    decoder.linear.bias.data[1] = 100
+    set_end_bias(decoder, 100)
     steps, step = [], decoder.step
     decoder.step = lambda *args: steps.append(1) or step(*args)
-    assert ids_of(METHODS[method](decoder, features)) == [[0, 1]] * 9 and len(steps) <= 2
+    assert ids_of(method(decoder, features)) == [[0, 1]] * 9 and len(steps) <= 2
 
 
 @each_method
 @pytest.mark.parametrize('max_len', [1, 2, 7])
 def test_max_len_is_respected(method, max_len):
-    decoder, features = make_decoder({}), make_features({'image': 'every'})
-    decoder.linear.bias.data[1] = -100
-    captions = METHODS[method](decoder, features, max_len=max_len)
-    assert {len(caption.ids) for caption in captions} == {max_len}
-    assert {len(caption.log_probs) for caption in captions} == {max_len - 1}
+    decoder, features = make_decoder(EVERY), make_features(EVERY)
+    set_end_bias(decoder, -100)
+    for caption in method(decoder, features, max_len=max_len):
+        assert len(caption.ids) == max_len and len(caption.log_probs) == max_len - 1
 
 
 @each_method
 def test_forbidden_words_are_not_written(method):
-    decoder, features = make_decoder({}), make_features({'image': 'every'})
-    before = {i for ids in ids_of(METHODS[method](decoder, features)) for i in ids[1:]}
-    after = {i for ids in ids_of(METHODS[method](decoder, features, forbidden=before - {1})) for i in ids[1:]}
-    assert after - {1} and not after & (before - {1})
+    decoder, features = make_decoder(EVERY), make_features(EVERY)
+    forbidden = words_of(method(decoder, features)) - {1}
+    others = words_of(method(decoder, features, forbidden=forbidden))
+    assert others - {1} and not others & forbidden
 
 
 @each_method
 @pytest.mark.parametrize('length', [1, 2, 3])
 def test_no_sequence_is_repeated(method, length):
-    decoder, features = make_decoder({}, vocab_size=12), make_features({'image': 'every'})
-    decoder.linear.bias.data[1] = -5
+    decoder, features = make_decoder(EVERY, vocab_size=12), make_features(EVERY)
+    set_end_bias(decoder, -5)
+    max_len = 11 if length == 1 else 40
 
-    def repeats(captions):
-        grams = [[tuple(ids[at:at + length]) for at in range(len(ids) - length + 1)] for ids in ids_of(captions)]
-        return sum(len(own) - len(set(own)) for own in grams)
+    def repeats(**rules):
+        count = 0
+        for ids in ids_of(method(decoder, features, max_len=max_len, **rules)):
+            starts = range(len(ids) - length + 1)
+            sequences = [tuple(ids[start:start + length]) for start in starts]
+            count += len(sequences) - len(set(sequences))
+        return count
 
-    options = {'max_len': 11 if length == 1 else 40}
-    assert repeats(METHODS[method](decoder, features, **options)) > 0
-    assert repeats(METHODS[method](decoder, features, no_repeat=length, **options)) == 0
+    assert repeats() > 0 and repeats(no_repeat=length) == 0
 
 
 @each_method
 def test_captions_that_ended_are_not_hindered_by_the_rule_against_repeats(method):
-    decoder, features = make_decoder({}), make_features({'image': 'every'}) / 5
-    decoder.embedding.weight.data *= 3
-    decoder.linear.bias.data[1] = 0.7
-    captions = METHODS[method](decoder, features, max_len=30, no_repeat=1)
+    decoder, features = decoder_that_ends_at_several_steps(end_bias=0.7)
+    captions = method(decoder, features, max_len=30, no_repeat=1)
     assert any(caption.ids[-1] == 1 for caption in captions)
     assert all(value > -50 for caption in captions for value in caption.log_probs)
 
@@ -122,8 +155,9 @@ def test_captions_that_ended_are_not_hindered_by_the_rule_against_repeats(method
 @each_variant
 def test_greedy_has_the_words_of_sample(variant):
     decoder, features = make_decoder(variant), make_features(variant)
-    decoder.linear.bias.data[1] = 1
-    assert ids_of(greedy(decoder, features)) == [decoder.sample(one.view(1, -1, 24)) for one in features]
+    set_end_bias(decoder, 1)
+    one_by_one = [decoder.sample(one.view(1, -1, 24)) for one in features]
+    assert ids_of(greedy(decoder, features)) == one_by_one
 
 
 # ---- Beam search ----
@@ -132,11 +166,11 @@ def test_greedy_has_the_words_of_sample(variant):
 @each_end_bias
 def test_a_beam_of_one_is_greedy(variant, end_bias):
     decoder, features = make_decoder(variant), make_features(variant)
-    decoder.linear.bias.data[1] = end_bias
-    one, other = beam_search(decoder, features, beam_size=1), greedy(decoder, features)
-    assert ids_of(one) == ids_of(other)
-    for a, b in zip(one, other, strict=True):
-        assert a.log_probs == pytest.approx(b.log_probs)
+    set_end_bias(decoder, end_bias)
+    captions = beam_search(decoder, features, beam_size=1)
+    for caption, other in zip(captions, greedy(decoder, features), strict=True):
+        assert caption.ids == other.ids
+        assert caption.log_probs == pytest.approx(other.log_probs)
 
 
 def small_decoder(seed=3):
@@ -145,98 +179,144 @@ def small_decoder(seed=3):
     decoder = DecoderRNN(24, 24, 5).eval()
     for weight in (decoder.linear.weight, decoder.lstm.weight_hh_l0, decoder.lstm.weight_ih_l0):
         weight.data *= 4
-    decoder.linear.bias.data[1] = -2
+    set_end_bias(decoder, -2)
     return decoder
-
-
-def score_of(caption, power=0.7):
-    return rank(sum(caption.log_probs), len(caption.log_probs), power)
 
 
 @pytest.mark.parametrize('power', [0, 0.7, 1])
 def test_a_beam_that_prunes_nothing_finds_the_best_caption_of_all(power):
-    decoder, features = small_decoder(), make_features({'image': 'every'})
+    decoder, features = small_decoder(), make_features(EVERY)
+    every_caption = [[0, *middle, 1] for length in range(4)
+                     for middle in itertools.product((0, 2, 3, 4), repeat=length)]
 
-    def score(ids, one):
-        scores = decoder(one[None], torch.tensor([ids])).log_softmax(-1)[0]
-        return rank(sum(scores[t, ids[t]].item() for t in range(1, len(ids))), len(ids) - 1, power)
-
-    every = [[0, *middle, 1] for length in range(4) for middle in itertools.product((0, 2, 3, 4), repeat=length)]
-    found = beam_search(decoder, features, beam_size=400, max_len=5, length_power=power)
-    for one, caption in zip(features, found, strict=True):
-        best = max(every, key=lambda ids, one=one: score(ids, one))
-        assert caption.ids == best and score_of(caption, power) == pytest.approx(score(best, one), abs=1e-4)
-    lengths = {len(caption.ids) for caption in found}
+    captions = beam_search(decoder, features, beam_size=400, max_len=5, length_power=power)
+    for one, caption in zip(features, captions, strict=True):
+        scores = [length_normalized(sum(log_prob_of(decoder, one, ids)), len(ids) - 1, power)
+                  for ids in every_caption]
+        assert caption.ids == every_caption[scores.index(max(scores))]
+        assert score_of(caption, power) == pytest.approx(max(scores), abs=1e-4)
+    lengths = {len(caption.ids) for caption in captions}
     assert power != 0.7 or len(lengths) > 1, 'the test needs captions of several lengths'
 
 
 @pytest.mark.parametrize('seed', range(5))
 def test_a_beam_that_prunes_nothing_never_scores_lower_than_greedy(seed):
-    decoder, features = small_decoder(seed), make_features({'image': 'every'})
-    for one, other in zip(beam_search(decoder, features, beam_size=400, max_len=5),
-                          greedy(decoder, features, max_len=5), strict=True):
+    decoder, features = small_decoder(seed), make_features(EVERY)
+    captions = beam_search(decoder, features, beam_size=400, max_len=5)
+    for caption, other in zip(captions, greedy(decoder, features, max_len=5), strict=True):
         if other.ids[-1] == 1:
-            assert score_of(one) >= score_of(other) - 1e-5
+            assert score_of(caption) >= score_of(other) - 1e-5
 
 
 @each_variant
 def test_beams_are_different_captions_ended_ones_first(variant):
     decoder, features = make_decoder(variant), make_features(variant)
-    decoder.linear.bias.data[1] = 1
-    found = beams(decoder, features, beam_size=5)
-    assert ids_of(own[0] for own in found) == ids_of(beam_search(decoder, features, beam_size=5))
-    for own in found:
-        assert 1 <= len(own) <= 5 and len({tuple(caption.ids) for caption in own}) == len(own)
-        endings = [caption.ids[-1] == 1 for caption in own]
+    set_end_bias(decoder, 1)
+    lists = beams(decoder, features, beam_size=5)
+    best = beam_search(decoder, features, beam_size=5)
+    assert ids_of(captions[0] for captions in lists) == ids_of(best)
+    for captions in lists:
+        different = {tuple(ids) for ids in ids_of(captions)}
+        assert 1 <= len(captions) <= 5 and len(different) == len(captions)
+        endings = [caption.ids[-1] == 1 for caption in captions]
         assert endings == sorted(endings, reverse=True)
-        scores = [score_of(caption) for caption in own if caption.ids[-1] == 1]
+        scores = [score_of(caption) for caption in captions if caption.ids[-1] == 1]
         assert scores == sorted(scores, reverse=True)
 
 
 def test_where_none_has_ended_the_best_unended_caption_counts():
-    decoder, features = make_decoder({}), make_features({'image': 'every'})
-    decoder.linear.bias.data[1] = -100
-    for own in beams(decoder, features, beam_size=4, max_len=8):
-        scores = [score_of(caption) for caption in own]
-        assert len(own) == 4 and all(1 not in caption.ids and len(caption.ids) == 8 for caption in own)
-        assert scores == sorted(scores, reverse=True)
+    decoder, features = make_decoder(EVERY), make_features(EVERY)
+    set_end_bias(decoder, -100)
+    for captions in beams(decoder, features, beam_size=4, max_len=8):
+        assert all(1 not in ids and len(ids) == 8 for ids in ids_of(captions))
+        scores = [score_of(caption) for caption in captions]
+        assert len(captions) == 4 and scores == sorted(scores, reverse=True)
+
+
+class TemptingDecoder:
+    """First the end is likely, then two words are likelier, then nothing is."""
+
+    start_id, end_id = 0, 1
+    probabilities = torch.tensor([[.02, .4, .5, .04, .02, .02], [.01, .01, .47, .47, .02, .02],
+                                  [.01, .01, .25, .25, .24, .24]])
+
+    def init_state(self, features):
+        return torch.zeros(len(features), dtype=torch.long),
+
+    def step(self, words, state):
+        steps, = state
+        return self.probabilities[steps.clamp(max=2)].log(), (steps + 1,)
+
+
+def test_the_best_ended_caption_is_returned_though_it_left_the_beam():
+    ended, unended = beams(TemptingDecoder(), torch.zeros(1, 1), beam_size=2, max_len=4)[0]
+    assert ended.ids == [0, 1] and 1 not in unended.ids and len(unended.ids) == 4
+    assert score_of(ended) > score_of(unended)
+    after_two_steps = beams(TemptingDecoder(), torch.zeros(1, 1), beam_size=2, max_len=3)[0]
+    assert score_of(ended) < score_of(after_two_steps[1]), 'the test needs it to leave the beam'
 
 
 def test_a_beam_wider_than_the_vocabulary():
-    decoder, features = small_decoder(), make_features({'image': 'every'})
-    for own in beams(decoder, features, beam_size=50, max_len=2):
-        assert len(own) == 5 and all(len(caption.ids) == 2 for caption in own)
+    decoder, features = small_decoder(), make_features(EVERY)
+    for captions in beams(decoder, features, beam_size=50, max_len=2):
+        assert len(captions) == 5 and all(len(ids) == 2 for ids in ids_of(captions))
 
 
-def test_what_a_step_hands_on_is_not_moved_and_what_it_changes_is():
-    """A decoder that counts in its state which words it has read, and keeps the counts of one word before; its
-    `features` stay the same tensor."""
-    class Counting:
-        start_id, end_id = 0, 1
+def test_where_every_word_is_forbidden_there_still_is_a_caption():
+    decoder, features = small_decoder(), make_features(EVERY)
+    lists = beams(decoder, features, beam_size=3, max_len=4, forbidden=range(5))
+    assert [len(captions) for captions in lists] == [1] * 9
 
-        def init_state(self, features):
-            return features, torch.zeros(len(features), 6), torch.zeros(len(features), 6)
 
-        def step(self, words, state):
-            features, seen, before = state
-            now = seen + torch.nn.functional.one_hot(words, 6)
-            return features - 2.5 * now - before, (features, now, seen)    # a word that was read is unlikely to be next
+class CountingDecoder:
+    """Its state: features, which stay the same tensor; how often each word has been read; and the
+    counts of one word before. A word that was read is unlikely to be next.
+    """
 
+    start_id, end_id = 0, 1
+
+    def init_state(self, features):
+        return features, torch.zeros(len(features), 6), torch.zeros(len(features), 6)
+
+    def step(self, words, state):
+        features, counts, counts_before = state
+        counts_now = counts + torch.nn.functional.one_hot(words, 6)
+        logits = features - 2.5 * counts_now - counts_before
+        return logits, (features, counts_now, counts)
+
+
+def test_the_state_follows_the_captions():
+    decoder = CountingDecoder()
     features = torch.tensor([[-9, -2, 3., 2.5, 2, 1], [-9, -2, 1., 2, 2.5, 3]])
-    for caption in beam_search(Counting(), features, beam_size=3):
-        replayed, state = [], Counting().init_state(features[:1] if caption.ids[1] == 2 else features[1:])
-        for word, following in itertools.pairwise(caption.ids):
-            scores, state = Counting().step(torch.tensor([word]), state)
-            replayed.append(scores.log_softmax(1)[0, following].item())
+    captions = beam_search(decoder, features, beam_size=3)
+    for one, caption in zip(features, captions, strict=True):
+        replayed, state = [], decoder.init_state(one[None])
+        for word, next_word in itertools.pairwise(caption.ids):
+            logits, state = decoder.step(torch.tensor([word]), state)
+            replayed.append(logits.log_softmax(1)[0, next_word].item())
         assert caption.log_probs == pytest.approx(replayed, abs=1e-5)
+
+
+def test_state_that_steps_hand_on_is_not_copied():
+    decoder, seen, step = CountingDecoder(), [], CountingDecoder.step
+
+    def remember_features(words, state):
+        seen.append(state[0])
+        return step(decoder, words, state)
+
+    decoder.step = remember_features
+    beam_search(decoder, torch.randn(2, 6), beam_size=3)
+    assert len(seen) > 2 and all(features is seen[0] for features in seen)
 
 
 # ---- Sampling ----
 
 def test_sampling_repeats_with_seeds_and_varies_without():
-    decoder, features = make_decoder({}), make_features({'image': 'every'})
-    assert ids_of(sample(decoder, features, seeds=SEEDS)) == ids_of(sample(decoder, features, seeds=SEEDS))
-    assert ids_of(sample(decoder, features)) != ids_of(sample(decoder, features))
+    decoder, features = make_decoder(EVERY), make_features(EVERY)
+    first, second = (ids_of(sample(decoder, features, seeds=SEEDS)) for _ in range(2))
+    assert first == second
+    first, second = (ids_of(sample(decoder, features)) for _ in range(2))
+    assert first != second
     torch.manual_seed(4)
     first = ids_of(sample(decoder, features))
     torch.manual_seed(4)
@@ -245,42 +325,45 @@ def test_sampling_repeats_with_seeds_and_varies_without():
 
 @pytest.mark.parametrize(('temperature', 'nucleus'), [(1, 1), (0.5, 1), (1, 0.6), (2, 0.5)])
 def test_words_are_drawn_by_their_probability(temperature, nucleus):
-    decoder, count = make_decoder({}, vocab_size=8), 8000
-    one = make_features({'image': 'every'})[:1]
-    scores, _ = decoder.step(torch.tensor([0]), decoder.init_state(one))
-    expected = (scores[0] / temperature).softmax(0)
-    likely, words = expected.sort(descending=True)
-    kept = words[:1 + int((likely.cumsum(0) < nucleus).sum())]
-    expected = torch.zeros(8).index_put((kept,), expected[kept])
-    drawn = sample(decoder, one.expand(count, -1), max_len=2, temperature=temperature, nucleus=nucleus,
-                   seeds=range(count))
-    shares = torch.bincount(torch.tensor([caption.ids[1] for caption in drawn]), minlength=8) / count
+    decoder, count = make_decoder(EVERY, vocab_size=8), 8000
+    one = make_features(EVERY)[:1]
+    logits, _ = decoder.step(torch.tensor([0]), decoder.init_state(one))
+    probabilities = (logits[0] / temperature).softmax(0)
+    sorted_probabilities, words = probabilities.sort(descending=True)
+    kept = words[:1 + int((sorted_probabilities.cumsum(0) < nucleus).sum())]
+    expected = torch.zeros(8).index_put((kept,), probabilities[kept])
+    drawn = sample(decoder, one.expand(count, -1), max_len=2, temperature=temperature,
+                   nucleus=nucleus, seeds=range(count))
+    drawn = torch.tensor([caption.ids[1] for caption in drawn])
+    shares = torch.bincount(drawn, minlength=8) / count
     assert (shares - expected / expected.sum()).abs().max() < 0.025
-    assert set(shares.nonzero().flatten().tolist()) <= set(kept.tolist())
+    assert set(drawn.tolist()) <= set(kept.tolist())
 
 
 def test_a_low_temperature_is_greedy():
-    decoder, features = make_decoder({}), make_features({'image': 'every'})
-    assert ids_of(sample(decoder, features, temperature=1e-4)) == ids_of(greedy(decoder, features))
+    decoder, features = make_decoder(EVERY), make_features(EVERY)
+    captions = sample(decoder, features, temperature=1e-4)
+    assert ids_of(captions) == ids_of(greedy(decoder, features))
 
 
 @pytest.mark.parametrize('options', [{'temperature': 0}, {'nucleus': 0}, {'nucleus': 1.5}])
 def test_settings_of_sampling_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match='expected'):
-        sample(make_decoder({}), make_features({'image': 'every'}), **options)
+        sample(make_decoder(EVERY), make_features(EVERY), **options)
 
 
-# ---- Looking on ----
+# ---- What the decoder had in mind ----
 
 def test_likeliest_words_follow_the_caption():
-    decoder, features = make_decoder({}), make_features({'image': 'every'})[:1]
+    decoder, features = make_decoder(EVERY), make_features(EVERY)[:1]
     caption, = greedy(decoder, features)
     steps = likeliest_words(decoder, features, caption.ids, top=4)
     assert [0, *(step[0][0] for step in steps)] == caption.ids
     for step, log_prob in zip(steps, caption.log_probs, strict=True):
-        chances = [chance for _, chance in step]
-        assert len(step) == 4 and chances == sorted(chances, reverse=True) and 0 < sum(chances) <= 1.0001
-        assert chances[0] == pytest.approx(torch.tensor(log_prob).exp().item(), rel=1e-4)
+        probabilities = [probability for _, probability in step]
+        assert len(step) == 4 and probabilities == sorted(probabilities, reverse=True)
+        assert 0 < sum(probabilities) <= 1.0001
+        assert probabilities[0] == pytest.approx(torch.tensor(log_prob).exp().item(), rel=1e-4)
 
 
 def test_attention_weights_of_any_caption():
@@ -288,6 +371,14 @@ def test_attention_weights_of_any_caption():
     decoder, features = make_decoder(variant), make_features(variant)[:1]
     weights = attention_weights(decoder, features, [0, 5, 9, 1])
     assert weights.shape == (3, 5) and torch.allclose(weights.sum(1), torch.ones(3))
-    _, places, hidden, _ = decoder.step(torch.tensor([0]), decoder.init_state(features))[1]    # after the start word
-    assert torch.allclose(weights[0], decoder.attention(places, hidden[:, -1:])[1][0, 0])
+    _, after_start = decoder.step(torch.tensor([0]), decoder.init_state(features))
+    _, places, hidden, _ = after_start
+    _, expected = decoder.attention(places, hidden[:, -1:])
+    assert torch.allclose(weights[0], expected[0, 0])
     assert not decoder.attention._forward_hooks
+
+
+def test_the_old_place_has_the_same_functions():
+    from scripts import decoding
+    assert decoding.beams is beams and decoding.sample is sample and decoding.greedy is greedy
+    assert decoding.rank is length_normalized

@@ -28,7 +28,7 @@ import model
 from captioning import files
 from captioning.annotations import read_annotations
 from captioning.checkpoint import model_state, save_checkpoint
-from captioning.encoding import weights_hash
+from captioning.checkpoint import weights_hash
 from captioning.scoring import (
     SCORES,
     References,

@@ -9,19 +9,23 @@ import types
 import numpy as np
 import pytest
 
-import scripts.annotations
-from scripts.annotations import caption_tokens
+import captioning.annotations
+from captioning.annotations import caption_tokens
 from vocabulary import Vocabulary, tokenize
 
-SENTENCES = ['a dog runs on the beach.', "the man's dog doesn't bark, does it?", 'a black-and-white cat (asleep).',
-             'they cannot see "the sea"!', 'it costs $5, or 5% more; no: less.']
+SENTENCES = ['a dog runs on the beach.', "the man's dog doesn't bark, does it?",
+             'a black-and-white cat (asleep).', 'they cannot see "the sea"!',
+             'it costs $5, or 5% more; no: less.']
+ODD_CAPTIONS = [None, '', '   ', 5, float('nan'), ['a', 'list'], '日本語の文', '🐕 runs',
+                '\ud800 x', 'a\u2028b\x00c', '. . .', '"', "'", '<start> <end>', 'a' * 9999]
 
 
 def build(tmp_path, captions, threshold=1, **options):
     file = tmp_path / 'captions_train2014.json'
+    annotations = [{'id': number, 'image_id': 1, 'caption': caption}
+                   for number, caption in enumerate(captions)]
     file.write_text(json.dumps({'images': [{'id': 1, 'file_name': 'a.jpg'}],
-                                'annotations': [{'id': i, 'image_id': 1, 'caption': caption}
-                                                for i, caption in enumerate(captions)]}))
+                                'annotations': annotations}))
     return Vocabulary(threshold, str(tmp_path / 'vocab.pkl'), annotations_file=str(file), **options)
 
 
@@ -30,11 +34,11 @@ def test_tokens_are_treebank_tokens_of_one_sentence():
     assert tokenize("A man's dog doesn't run. It sits.") == tokens
 
 
-@pytest.mark.parametrize('caption', [None, '', '   ', 5, float('nan'), ['a', 'list'], '日本語の文', '🐕 runs',
-                                     '\ud800 x', 'a\u2028b\x00c', '. . .', '"', "'", '<start> <end>', 'a' * 9999])
+@pytest.mark.parametrize('caption', ODD_CAPTIONS)
 def test_no_caption_breaks_tokenizer_or_vocabulary(tmp_path, caption):
     tokens = tokenize(caption)
-    assert all(isinstance(token, str) and token and not any(map(str.isspace, token)) for token in tokens)
+    assert all(isinstance(token, str) and token for token in tokens)
+    assert not any(map(str.isspace, ''.join(tokens)))
     if caption is not None:
         vocab = build(tmp_path, [caption, 'a dog'])
         assert vocab.encode(caption) == [0, *(vocab(token) for token in tokens), 1]
@@ -55,7 +59,8 @@ def test_ids_are_special_words_then_first_occurrence_at_the_threshold(tmp_path):
 def test_decode_writes_as_a_person_does(tmp_path, sentence):
     vocab = build(tmp_path, SENTENCES)
     assert vocab.decode(vocab.encode(sentence)) == sentence
-    assert vocab.decode([*vocab.encode(sentence), 3, 4, 5]) == sentence    # nothing after the end word
+    # Nothing is read after the end word.
+    assert vocab.decode([*vocab.encode(sentence), 3, 4, 5]) == sentence
 
 
 def test_written_file_is_a_pickled_vocabulary_of_plain_attributes(tmp_path):
@@ -64,29 +69,33 @@ def test_written_file_is_a_pickled_vocabulary_of_plain_attributes(tmp_path):
         plain = pickle.load(file)
     assert type(plain) is Vocabulary and vars(plain) == vars(vocab)
     assert {type(value) for value in vars(plain).values()} <= {dict, str, int, bool}
-    again = Vocabulary(None, str(tmp_path / 'vocab.pkl'), annotations_file=vocab.annotations_file, vocab_from_file=True)
+    again = Vocabulary(None, str(tmp_path / 'vocab.pkl'), annotations_file=vocab.annotations_file,
+                       vocab_from_file=True)
     assert again.word2idx == vocab.word2idx and again.idx2word == vocab.idx2word
 
 
 def test_paths_may_be_paths(tmp_path):
     vocab = build(tmp_path, SENTENCES)
+    captions = tmp_path / 'captions_train2014.json'
     for _ in range(2):
-        Vocabulary(1, tmp_path / 'other.pkl', annotations_file=tmp_path / 'captions_train2014.json')
+        Vocabulary(1, tmp_path / 'other.pkl', annotations_file=captions)
         again = Vocabulary(None, tmp_path / 'other.pkl', vocab_from_file=True)
     assert again.word2idx == vocab.word2idx
 
 
 def old_pickle(module_name, protocol, words, **attributes):
-    """What an earlier repository wrote: an instance of its own class, which is not there when we read it."""
+    """What an earlier repository wrote: an instance of a class that we do not have."""
     module = types.ModuleType(module_name)
     kept = sys.modules.get(module_name)
 
     class Vocabulary:
         pass
 
-    Vocabulary.__module__, Vocabulary.__qualname__, module.Vocabulary = module_name, 'Vocabulary', Vocabulary
+    Vocabulary.__module__, Vocabulary.__qualname__ = module_name, 'Vocabulary'
+    module.Vocabulary = Vocabulary
     old = Vocabulary()
-    old.word2idx, old.idx2word, old.idx = {w: i for i, w in enumerate(words)}, dict(enumerate(words)), len(words)
+    old.word2idx = {word: idx for idx, word in enumerate(words)}
+    old.idx2word, old.idx = dict(enumerate(words)), len(words)
     vars(old).update(attributes)
     sys.modules[module_name] = module
     try:
@@ -130,7 +139,8 @@ class Runs:
     lambda mark: f'cvocabulary\nVocabulary.__init__\n(V{mark}\ntR.'.encode(),
     lambda mark: pickle.dumps(np.arange(3)),
     lambda mark: pickle.dumps({'word2idx': {'a': 0}}),
-    lambda mark: old_pickle('vocabulary', 3, ['<start>', '<end>'], word2idx={'<start>': 0, '<end>': 7}),
+    lambda mark: old_pickle('vocabulary', 3, ['<start>', '<end>'],
+                            word2idx={'<start>': 0, '<end>': 7}),
     lambda mark: old_pickle('vocabulary', 3, ['a'], word2idx={1: 0}),
     lambda mark: old_pickle('vocabulary', 3, ['a', 'b']),
     lambda mark: old_pickle('strange', 3, ['<start>', '<end>', '<unk>']),
@@ -148,9 +158,11 @@ def test_anything_else_is_refused_and_not_run(tmp_path, content):
 
 def test_use_with_another_annotation_file_warns(tmp_path):
     vocab = build(tmp_path, SENTENCES)
-    (tmp_path / 'captions_train2014.json').write_text(json.dumps({'images': [], 'annotations': []}))
+    others = json.dumps({'images': [], 'annotations': []})
+    (tmp_path / 'captions_train2014.json').write_text(others)
     with pytest.warns(UserWarning, match='other captions'):
-        Vocabulary(None, vocab.vocab_file, annotations_file=vocab.annotations_file, vocab_from_file=True)
+        Vocabulary(None, vocab.vocab_file, annotations_file=vocab.annotations_file,
+                   vocab_from_file=True)
 
 
 @pytest.mark.parametrize('threshold', [None, 0, -1, 2.5, 'five'])
@@ -174,11 +186,12 @@ def test_tokens_are_split_once_and_again_when_damaged_or_changed(tmp_path):
     with pytest.warns(UserWarning, match='damaged'):
         again = caption_tokens(file, counting, tmp_path)
     assert len(calls) == 2 + len(SENTENCES)
-    assert first[0] == again[0] and all(np.array_equal(a, b) for a, b in zip(first[1:], again[1:], strict=True))
+    assert first.types == again.types
+    assert np.array_equal(first.ids, again.ids) and np.array_equal(first.ends, again.ends)
     build(tmp_path, SENTENCES[:2])
-    assert len(caption_tokens(file, counting, tmp_path)[2]) == 2
+    assert len(caption_tokens(file, counting, tmp_path).ends) == 2
     edited = caption_tokens(file, lambda caption: str(caption).split(), tmp_path)
-    assert edited[0][:2] == ['a', 'dog'] and 'beach.' in edited[0]
+    assert edited.types[:2] == ['a', 'dog'] and 'beach.' in edited.types
 
 
 def test_tokens_that_cannot_be_kept_are_still_given(tmp_path, monkeypatch):
@@ -187,7 +200,8 @@ def test_tokens_that_cannot_be_kept_are_still_given(tmp_path, monkeypatch):
     def full(path):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(scripts.annotations, 'write_aside', full)
+    monkeypatch.setattr(captioning.annotations, 'write_aside', full)
+    captions = str(tmp_path / 'captions_train2014.json')
     with pytest.warns(UserWarning, match='No space left'):
-        types, ids, ends = caption_tokens(str(tmp_path / 'captions_train2014.json'), tokenize, tmp_path / 'elsewhere')
+        types, ids, ends = caption_tokens(captions, tokenize, tmp_path / 'elsewhere')
     assert [types[i] for i in ids[:ends[0]]] == tokenize(SENTENCES[0])

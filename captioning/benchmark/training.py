@@ -1,6 +1,6 @@
 """Speed of training from features, beside the loop that the classic notebooks have.
 
-    phase = features_phase(captions, vocab, data, batch_size=128)
+    phase = features_phase(captions, vocab, batch_size=128)
     rates = training_rates(phase)       # rates.captions, rates.batch_share, rates.gflops
 """
 
@@ -23,13 +23,12 @@ from captioning.benchmark.made_up import (
 from captioning.benchmark.measure import seconds
 from captioning.captions import Captions
 from captioning.devices import default_device, fast_dtype
-from captioning.encoding import weights_hash
 from captioning.features import split_features
 from captioning.tables import text_table
 from captioning.training import make_settings
 from captioning.training.epoch import train_step
 from captioning.training.features_phase import FeaturesPhase
-from captioning.training.trained_model import make_encoder, make_model
+from captioning.training.trained_model import TrainedModel
 from captioning.transforms import make_transform
 from data_loader import CoCoDataset, get_loader
 from model import DecoderRNN, EncoderCNN
@@ -51,13 +50,13 @@ def measure_training(data, batch_size=128):
             (f'classic loop, batch {batch_size}: {classic:.1f}', '1', '', '')]
     rates = {}
     for size in (batch_size, 2 * batch_size, 4 * batch_size, 8 * batch_size):
-        phase = features_phase(captions, vocab, data, batch_size=size)
+        phase = features_phase(captions, vocab, batch_size=size)
         rates[size] = training_rates(phase)
         rows.append(_row_beside(classic, size, rates[size]))
     print(text_table(rows, indent=2))
     _print_matrix_speeds()
     _print_first_epoch(data, captions, classic, rates[batch_size].captions)
-    _print_profile(features_phase(captions, vocab, data, batch_size=batch_size))
+    _print_profile(features_phase(captions, vocab, batch_size=batch_size))
 
 
 def measure_coco(data):
@@ -66,7 +65,7 @@ def measure_coco(data):
     vocab = made_up_vocabulary(COCO_WORDS)
     rows = [('batch', 'captions/s', 'seconds an epoch', 'making the batch', 'GFLOP/s')]
     for size in (128, 512, 2048):
-        rates = training_rates(features_phase(captions, vocab, data, batch_size=size), steps=12)
+        rates = training_rates(features_phase(captions, vocab, batch_size=size), steps=12)
         epoch_seconds = COCO_CAPTIONS / rates.captions
         rows.append((size, f'{rates.captions:.0f}', f'{epoch_seconds:.1f}',
                      f'{rates.batch_share:.1%}', f'{rates.gflops:.0f}'))
@@ -93,18 +92,15 @@ def training_captions(data):
     return Captions.of_split(dataset, features, unreadable)
 
 
-def features_phase(captions, vocab, data, **values):
+def features_phase(captions, vocab, **values):
     """The first phase of training, ready for its steps, of the default model.
 
     values: settings. The captions also stand for those of validation, which no step reads.
     """
     device, settings = default_device(), make_settings(**values)
-    encoder, encoder_sizes = make_encoder(settings, model)
-    backbone_hash = weights_hash(encoder.backbone)
-    trained_model = make_model(settings, model, encoder.to(device), encoder_sizes, backbone_hash,
-                               vocab, device)
+    trained_model = TrainedModel(settings, model, vocab, device)
     captions.to(device)
-    phase = FeaturesPhase(settings, trained_model, train=captions, val=captions, data=data)
+    phase = FeaturesPhase(settings, trained_model, train=captions, val=captions)
     phase.set_mode()
     return phase
 

@@ -2,7 +2,7 @@
 
     from captioning.training import (final_scores, finish_epoch, make_settings, open_run,
                                      train_one_epoch, validate)
-    run = open_run(make_settings(name='scenes'))        # or continues it
+    run = open_run(make_settings(name='scenes'), data)      # or continues it
     while not run.finished:
         finish_epoch(run, train_one_epoch(run), validate(run))
     results, scores = final_scores(run)

@@ -11,7 +11,7 @@ class FeaturesPhase(Phase):
     epochs_setting = 'epochs'
     batch_size_setting = 'batch_size'
 
-    def __init__(self, settings, model, train, val, data):
+    def __init__(self, settings, model, train, val, reader=None):
         has_grids = train.features.ndim == 3
         if settings.by_image or has_grids:
             items = ImageItems(train, images_per_step(train, settings.batch_size))

@@ -41,8 +41,9 @@ class Network(nn.Module):
 class Phase:
     """The part that all phases share; a subclass says what differs.
 
-    settings: of the run. model: a TrainedModel. train, val: Captions with features. items: what a
-    step takes, CaptionItems or ImageItems. rate: the highest learning rate of head and decoder;
+    settings: of the run. model: a TrainedModel. train, val: Captions with features; a subclass also
+    gets the CaptionReader that they come from. items: what a step takes, CaptionItems or
+    ImageItems. rate: the highest learning rate of head and decoder;
     tuned: stages of the CNN that are trained too, at tuned_rate.
     """
 

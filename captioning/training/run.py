@@ -1,6 +1,6 @@
 """A run: opened or continued, saved, and led from one phase of training to the next.
 
-    run = open_run(settings)
+    run = open_run(settings, data)
     finish_epoch(run, train_one_epoch(run), validate(run))      # until run.finished
 """
 
@@ -11,19 +11,18 @@ from pathlib import Path
 import torch
 
 from captioning import distributed, files, runs
-from captioning.caption_data import CaptionData, find_data
-from captioning.checkpoint import is_tuned, load_tuned, read_checkpoint, save_checkpoint
+from captioning.caption_data import CaptionData
+from captioning.checkpoint import read_checkpoint, save_checkpoint
 from captioning.devices import default_device
-from captioning.encoding import weights_hash
 from captioning.model_files import load_model_file
 from captioning.training.epoch import delayed_interrupt
 from captioning.training.features_phase import FeaturesPhase
 from captioning.training.phase import Phase
-from captioning.training.read_captions import read_captions
+from captioning.training.read_captions import CaptionReader
 from captioning.training.self_critical_phase import SelfCriticalPhase
 from captioning.training.settings import TrainingSettings
-from captioning.training.trained_model import TrainedModel, make_encoder, make_model
-from captioning.training.tuning_phase import TuningPhase, first_tuned_stage
+from captioning.training.trained_model import TrainedModel
+from captioning.training.tuning_phase import TuningPhase
 
 PHASES = {phase.name: phase for phase in (FeaturesPhase, TuningPhase, SelfCriticalPhase)}
 PROGRESS = ('phase_epoch', 'epoch', 'batch', 'log')    # what last.pt keeps besides the phase
@@ -44,6 +43,7 @@ class Run:
     device: torch.device
     model: TrainedModel
     references: object
+    reader: CaptionReader
     phase: Phase
     phase_epoch: int = 0
     epoch: int = 0
@@ -83,59 +83,48 @@ class Run:
 
 # ---- Opening ----
 
-def open_run(settings, device=None):
+def open_run(settings, data, device=None):
     """Start the experiment, or continue the same one where it was.
 
-    Prints which, and where its files are. Raises ValueError, FileNotFoundError and RuntimeError
-    that say what is wrong with settings, data or an earlier checkpoint.
+    settings: by make_settings. data: a CaptionData. Prints which run it is, and where its files
+    are. Raises ValueError, FileNotFoundError and RuntimeError that say what is wrong with settings,
+    data or an earlier checkpoint.
     """
     if settings.weights is None:
         raise ValueError('weights=None: a random backbone cannot be had again for captioning. '
                          'Save it, give its path.')
-    device = torch.device(device or default_device())
-    data = find_data(settings.cocoapi_loc)
+    device, phases = torch.device(device or default_device()), phases_of(settings)
     classes = load_model_file(settings.model_file)
-    # Read before the minutes of extraction, in which they may be edited.
-    sources = runs.run_sources(classes.__file__)
-    identity = runs.run_identity(settings, data, sources)
+    # Now, before the minutes of extraction in which files may be edited.
+    experiment = runs.Experiment(settings, data, classes.__file__)
     start = None
     if settings.start:
         start = distributed.on_first_rank(lambda: read_checkpoint(files.ROOT / settings.start))
-    model, train, val = _build(settings, data, classes, start, device)
-    folder = distributed.on_first_rank(
-        lambda: runs.find_folder(settings.name, settings, sources, identity))
-    distributed.on_first_rank(lambda: runs.lock_run(folder))
+    vocab = data.vocabulary(settings.vocab_threshold)
+    model = TrainedModel(settings, classes, vocab, device, start)
+    if settings.tune_epochs:
+        model.first_tuned_stage()    # raises now, and not hours later, where none stays frozen
+    reader = CaptionReader(data, vocab, settings.views, settings.val_images)
+    train, val = reader.read(model.encoder, device)
     references = None if distributed.rank() else _references(data, val)
+    folder = distributed.on_first_rank(experiment.find_folder)
+    distributed.on_first_rank(lambda: runs.lock_run(folder))
     saved = distributed.on_first_rank(lambda: _read_last(folder))
-    if saved:
-        model.load(saved, folder / 'last.pt')
-    elif start:
-        model.load(start, settings.start)
-    phase = _first_phase(settings, saved)(settings, model, train, val, data)
-    run = Run(settings, data, folder, device, model, references, phase)
+    if saved or start:
+        model.load(saved or start, folder / 'last.pt' if saved else settings.start)
+    build_phase = phases[0]
+    if saved:    # the phase that it is in, or ended with
+        build_phase = PHASES.get(saved['progress']['phase'], phases[-1])
+    phase = build_phase(settings, model, train, val, reader)
+    run = Run(settings, data, folder, device, model, references, reader, phase)
     if saved:
         _restore(run, saved)
     else:
-        _record(run, identity, sources)
+        _record(run, experiment)
     distributed.on_first_rank(lambda: runs.mark_opened(folder))
     if run.finished:
         runs.unlock_run(folder)
     return run
-
-
-def _build(settings, data, classes, start, device):
-    """-> TrainedModel with its first weights, Captions of training and of validation."""
-    encoder, encoder_sizes = make_encoder(settings, classes)
-    encoder.to(device)
-    backbone_hash = weights_hash(encoder.backbone)
-    if settings.tune_epochs:
-        first_tuned_stage(encoder.backbone, settings)    # raises where nothing would stay frozen
-    if start and is_tuned(start):    # then the features are to be those of its encoder
-        load_tuned(encoder, start, settings.start, classes.__file__)
-    train, val = read_captions(settings, data, encoder)
-    vocab = data.vocabulary(settings.vocab_threshold)
-    model = make_model(settings, classes, encoder, encoder_sizes, backbone_hash, vocab, device)
-    return model, train.to(device), val.to(device)
 
 
 def _references(data, val):
@@ -154,14 +143,6 @@ def phases_of(settings):
     return [phase for phase in PHASES.values() if getattr(settings, phase.epochs_setting)]
 
 
-def _first_phase(settings, saved):
-    """The phase that a new run begins with, or that a saved one is in, or ended with."""
-    phases = phases_of(settings)
-    if not saved:
-        return phases[0]
-    return PHASES.get(saved['progress']['phase'], phases[-1])
-
-
 def _restore(run, saved):
     progress = saved['progress']
     run.phase.optimizer.load_state_dict(saved['optimizer'])
@@ -174,15 +155,14 @@ def _restore(run, saved):
     print(f'{files.repository_path(run.folder)}: {where} {run.epoch} epochs')
 
 
-def _record(run, identity, sources):
+def _record(run, experiment):
     """Write down what a new run is made of."""
     parts = (run.model.encoder, run.model.decoder)
     trained = sum(parameter.numel() for parameter in run.phase.parameters)
     total = sum(parameter.numel() for part in parts for parameter in part.parameters())
     facts = {'device': str(run.device), 'ranks': distributed.ranks(),
              'backbone_hash': run.model.backbone_hash, 'parameters': [trained, total]}
-    distributed.on_first_rank(
-        lambda: runs.record(run.folder, run.settings, identity, sources, **facts))
+    distributed.on_first_rank(lambda: experiment.record(run.folder, **facts))
     epochs = sum(getattr(run.settings, phase.epochs_setting) for phase in phases_of(run.settings))
     print(f'{files.repository_path(run.folder)}: a new run of {epochs} epochs on {run.device}, '
           f'{trained / 1e6:.1f} million trained weights')
@@ -248,5 +228,5 @@ def _end_phase(run):
         return
     path = run.folder / 'best.pt'
     run.model.load(distributed.on_first_rank(lambda: read_checkpoint(path)), path)
-    run.phase = phases[number](run.settings, run.model, run.train, run.val, run.data)
+    run.phase = phases[number](run.settings, run.model, run.train, run.val, run.reader)
     run.phase_epoch = 0

@@ -15,9 +15,7 @@ from captioning.captions import TargetGroup
 from captioning.losses import IGNORED, mask_padding, policy_loss
 from captioning.rewards import REWARDS
 from captioning.training.phase import Phase, StepLoss
-from captioning.training.read_captions import read_captions
 from captioning.training.steps import ImageItems
-from captioning.training.tuning_phase import first_tuned_stage
 
 
 class Drawn(NamedTuple):
@@ -39,13 +37,10 @@ class SelfCriticalPhase(Phase):
     epochs_setting = 'reward_epochs'
     batch_size_setting = 'reward_batch_size'
 
-    def __init__(self, settings, model, train, val, data):
+    def __init__(self, settings, model, train, val, reader):
         if settings.tune_epochs:    # from features of the tuned encoder
-            backbone = model.encoder.backbone
-            backbone[first_tuned_stage(backbone, settings):].requires_grad_(True)
-            device = train.table.device
-            train, val = read_captions(settings, data, model.encoder)
-            train, val = train.to(device), val.to(device)
+            model.encoder.backbone[model.first_tuned_stage():].requires_grad_(True)
+            train, val = reader.read(model.encoder, train.table.device)
         super().__init__(settings, model, train, val,
                          ImageItems(train, settings.reward_batch_size),
                          rate=settings.reward_learning_rate)

@@ -1,34 +1,52 @@
 """What a run trains: encoder and decoder, with all that a checkpoint says of them."""
 
-from dataclasses import asdict, dataclass
+import copy
+from dataclasses import asdict
 
 import torch
-from torch import nn
 
-from captioning.captioner import Captioner, build_encoder
-from captioning.checkpoint import is_tuned, load_weights, model_state
-from captioning.model_files import accepted, signature_defaults
-from vocabulary import Vocabulary
+from captioning.captioner import Captioner
+from captioning.checkpoint import (
+    is_tuned,
+    load_tuned,
+    load_weights,
+    model_state,
+    weights_hash,
+)
+from captioning.model_files import accepted, build_encoder, signature_defaults
 
 NOT_COMPARED = {'encoder': {'weights'},     # the hash of the backbone tells more
                 'decoder': {'dropout'}}     # it has no weights
 
 
-@dataclass
 class TrainedModel:
-    """Encoder and decoder under training.
+    """Encoder and decoder under training, with weights by the seed of the settings.
 
-    classes: the module that defines them. encoder_sizes, decoder_sizes: the keyword arguments that
-    made them. backbone_hash: of the CNN's weights before any tuning.
+    classes: the module that defines them. start: a checkpoint, of which the stages of the CNN that
+    it has tuned are taken, if any. encoder_sizes, decoder_sizes: the keyword arguments that made
+    them. backbone_hash: of the CNN's weights before any tuning.
     """
 
-    classes: object
-    encoder: nn.Module
-    decoder: nn.Module
-    vocab: Vocabulary
-    encoder_sizes: dict
-    decoder_sizes: dict
-    backbone_hash: str
+    def __init__(self, settings, classes, vocab, device, start=None):
+        self.settings, self.classes, self.vocab = settings, classes, vocab
+        self.defaults = {'encoder': signature_defaults(classes.EncoderCNN),
+                         'decoder': signature_defaults(classes.DecoderRNN)}
+        arguments = asdict(settings) | {
+            'grid': needs_grid(settings), 'vocab_size': len(vocab), 'start_id': vocab.start_id,
+            'end_id': vocab.end_id}
+        self.encoder_sizes = accepted(classes.EncoderCNN, arguments)
+        self.decoder_sizes = accepted(classes.DecoderRNN, arguments)
+        torch.manual_seed(settings.seed)
+        self.encoder = build_encoder(classes, self.encoder_sizes).to(device)
+        self.backbone_hash = weights_hash(self.encoder.backbone)
+        if start and is_tuned(start):
+            load_tuned(self.encoder, start, settings.start, classes.__file__)
+        self.untuned = {}    # the CNN's weights before this run tunes it
+        if settings.tune_epochs:
+            self.untuned = copy.deepcopy(self.encoder.backbone.state_dict())
+        # Seeded again: a change of the encoder does not change the decoder's first weights.
+        torch.manual_seed(settings.seed)
+        self.decoder = classes.DecoderRNN(**self.decoder_sizes).to(device)
 
     def state(self):
         """What rebuilds it, to be saved in a checkpoint."""
@@ -38,28 +56,38 @@ class TrainedModel:
     def load(self, state, path):
         """Load the weights of a checkpoint; ValueError says what does not fit."""
         self._check_fits(state, path)
-        if not is_tuned(state) and self._has_tuned_stages():    # tuning did not help: undo it
-            original = build_encoder(self.classes, self.encoder_sizes).backbone
-            self.encoder.backbone.load_state_dict(original.state_dict())
+        if self.untuned and not is_tuned(state):    # tuning did not help: undo it
+            self.encoder.backbone.load_state_dict(self.untuned)
         for module, part in ((self.encoder, 'encoder'), (self.decoder, 'decoder')):
             load_weights(module, state[part]['state'], path, self.classes.__file__)
 
     def captioner(self, device):
         return Captioner(self.encoder, self.decoder, self.vocab, self.encoder.transform, device)
 
-    def _has_tuned_stages(self):
-        return any(parameter.requires_grad for parameter in self.encoder.backbone.parameters())
+    def first_tuned_stage(self):
+        """Index of the first child of the CNN that is tuned, and all after it.
+
+        ValueError where nothing would stay frozen.
+        """
+        with_weights = [index for index, stage in enumerate(self.encoder.backbone)
+                        if any(True for _ in stage.parameters())]
+        count = self.settings.tune_stages
+        if count >= len(with_weights):
+            raise ValueError(f'tune_stages={count}: {self.settings.backbone} has '
+                             f'{len(with_weights)}, and the first stays frozen.')
+        return with_weights[-count]
 
     def _check_fits(self, state, path):
         """Raise ValueError, both values shown, where a checkpoint has another encoder or words."""
         pairs = [*self._sizes_beside('encoder', state), *self._sizes_beside('decoder', state)]
-        pairs.append(("hash of the backbone's weights", state['encoder']['backbone_hash'],
-                      self.backbone_hash))
+        hashes = state['encoder']['backbone_hash'], self.backbone_hash
+        pairs.append(("hash of the backbone's weights", *hashes))
         words, words_here = state['vocab']['words'], list(self.vocab.word2idx)
         pairs.append(('words in the vocabulary', len(words), len(words_here)))
-        pairs += [(f'word {idx}', there, here)
-                  for idx, (there, here) in enumerate(zip(words, words_here, strict=False))
-                  if there != here][:1]
+        for idx, (there, here) in enumerate(zip(words, words_here, strict=False)):
+            if there != here:
+                pairs.append((f'word {idx}', there, here))
+                break
         differs = [f'{name}: {there} there, {here} here'
                    for name, there, here in pairs if there != here]
         if differs:
@@ -67,11 +95,8 @@ class TrainedModel:
 
     def _sizes_beside(self, part, state):
         """(name, in the checkpoint, here) of each size; one that is not recorded is the default."""
-        kind, sizes = {'encoder': (self.classes.EncoderCNN, self.encoder_sizes),
-                       'decoder': (self.classes.DecoderRNN, self.decoder_sizes)}[part]
-        defaults = signature_defaults(kind)
-        recorded = {**defaults, **state[part]['sizes']}
-        sizes = {**defaults, **sizes}
+        sizes = {'encoder': self.encoder_sizes, 'decoder': self.decoder_sizes}[part]
+        recorded = {**self.defaults[part], **state[part]['sizes']}
         return [(f'{part} {name}', recorded.get(name), sizes.get(name))
                 for name in {**recorded, **sizes} if name not in NOT_COMPARED[part]]
 
@@ -79,23 +104,3 @@ class TrainedModel:
 def needs_grid(settings):
     """Does the decoder read a vector for each place of an image?"""
     return getattr(settings, 'image', None) == 'attention'
-
-
-def make_encoder(settings, classes):
-    """-> (encoder with weights by the seed, its keyword arguments)"""
-    torch.manual_seed(settings.seed)
-    values = {**asdict(settings), 'grid': needs_grid(settings)}
-    sizes = accepted(classes.EncoderCNN, values)
-    return build_encoder(classes, sizes), sizes
-
-
-def make_model(settings, classes, encoder, encoder_sizes, backbone_hash, vocab, device):
-    """-> TrainedModel, its decoder with weights by the seed."""
-    # Seeded again: how many random numbers were drawn depends on what was in the cache.
-    torch.manual_seed(settings.seed)
-    values = {**asdict(settings), 'vocab_size': len(vocab), 'start_id': vocab.start_id,
-              'end_id': vocab.end_id}
-    sizes = accepted(classes.DecoderRNN, values)
-    decoder = classes.DecoderRNN(**sizes).to(device)
-    return TrainedModel(classes, encoder, decoder, vocab, encoder_sizes, sizes, backbone_hash)
-

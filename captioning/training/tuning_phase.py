@@ -16,9 +16,9 @@ class TuningPhase(Phase):
     epochs_setting = 'tune_epochs'
     batch_size_setting = 'tune_batch_size'
 
-    def __init__(self, settings, model, train, val, data):
+    def __init__(self, settings, model, train, val, reader=None):
         backbone = model.encoder.backbone
-        first = first_tuned_stage(backbone, settings)
+        first = model.first_tuned_stage()
         self.frozen, tuned = backbone[:first], backbone[first:]
         tuned.requires_grad_(True)
         super().__init__(settings, model, train, val, ImageItems(train, settings.tune_batch_size),
@@ -42,16 +42,3 @@ class TuningPhase(Phase):
             encoded = encode(encoder.backbone, images, fast_dtype(self.device))
             features[rows] = encoded.to(features)
         val.features = features
-
-
-def first_tuned_stage(backbone, settings):
-    """Index of the first child of the CNN that is tuned: from there on, with those without weights.
-
-    ValueError where nothing would stay frozen.
-    """
-    with_weights = [index for index, stage in enumerate(backbone)
-                    if any(True for _ in stage.parameters())]
-    if settings.tune_stages >= len(with_weights):
-        raise ValueError(f'tune_stages={settings.tune_stages}: {settings.backbone} has '
-                         f'{len(with_weights)}, and the first stays frozen.')
-    return with_weights[-settings.tune_stages]
