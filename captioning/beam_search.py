@@ -42,7 +42,7 @@ def beams(decoder, features, beam_size=3, max_len=20, forbidden=(), no_repeat=0,
     best = BestEnded(len(features), max_len, end_id, device)
     while beam.captions.shape[1] < max_len and not beam.ended.all():
         logits, state = decoder.step(beam.captions[:, -1], state)
-        log_probs, allowed = next_words(logits, beam.captions, end_id, forbidden, no_repeat)
+        log_probs, allowed = next_words(logits, beam.captions, forbidden, no_repeat)
         beam, rows = extend(beam, beam_size, log_probs, allowed, end_id, length_power)
         state = reorder(state, rows, start_state)
         best.update(beam, beam_size)

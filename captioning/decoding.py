@@ -107,7 +107,7 @@ def _write_captions(decoder, features, choose, max_len, forbidden, no_repeat):
     state = decoder.init_state(features)
     while captions.shape[1] < max_len and not ended.all():
         logits, state = decoder.step(captions[:, -1], state)
-        log_probs, allowed = next_words(logits, captions, decoder.end_id, forbidden, no_repeat)
+        log_probs, allowed = next_words(logits, captions, forbidden, no_repeat)
         words = choose(allowed, captions.shape[1])
         words = words.masked_fill(ended, decoder.end_id)[:, None]           # ended: end again
         captions = torch.cat([captions, words], dim=1)

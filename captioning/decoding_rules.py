@@ -1,6 +1,6 @@
 """What all decoding methods share: the captions that they return, and the rules on the next word.
 
-    log_probs, allowed = next_words(logits, captions, end_id, forbidden=[2], no_repeat=3)
+    log_probs, allowed = next_words(logits, captions, forbidden=[2], no_repeat=3)
     captions = cut_after_end(ids, log_probs, end_id)
 
 Axes: B batch, T words so far, V vocabulary.
@@ -23,7 +23,7 @@ class Caption(NamedTuple):
     log_probs: list
 
 
-def next_words(logits, captions, end_id, forbidden, no_repeat):
+def next_words(logits, captions, forbidden, no_repeat):
     """How likely each word is to come next, without and with the rules.
 
     logits: (B, V), of the word that follows captions (B, T). forbidden, no_repeat: see
@@ -39,7 +39,6 @@ def next_words(logits, captions, end_id, forbidden, no_repeat):
     if no_repeat and captions.shape[1] >= no_repeat:
         rows, words = repeating_words(captions, no_repeat)
         allowed[rows, words] = -torch.inf
-        allowed[:, end_id] = log_probs[:, end_id]    # ended captions repeat it
     return log_probs, allowed
 
 

@@ -127,6 +127,13 @@ def test_forbidden_words_are_not_written(method):
 
 
 @each_method
+def test_with_a_forbidden_end_no_caption_ends(method):
+    decoder, features = make_decoder(EVERY), make_features(EVERY)
+    captions = method(decoder, features, forbidden=[1], no_repeat=2)
+    assert all(len(ids) == 20 and 1 not in ids for ids in ids_of(captions))
+
+
+@each_method
 @pytest.mark.parametrize('length', [1, 2, 3])
 def test_no_sequence_is_repeated(method, length):
     decoder, features = make_decoder(EVERY, vocab_size=12), make_features(EVERY)
@@ -222,6 +229,16 @@ def test_beams_are_different_captions_ended_ones_first(variant):
         assert endings == sorted(endings, reverse=True)
         scores = [score_of(caption) for caption in captions if caption.ids[-1] == 1]
         assert scores == sorted(scores, reverse=True)
+
+
+def test_ended_captions_come_first_though_others_score_higher():
+    lower_first = 0
+    for captions in beams(small_decoder(), make_features(EVERY), beam_size=5, max_len=5):
+        endings = [caption.ids[-1] == 1 for caption in captions]
+        assert endings == sorted(endings, reverse=True)
+        scores = [score_of(caption) for caption in captions]
+        lower_first += scores != sorted(scores, reverse=True)
+    assert lower_first, 'the test needs unended captions with a higher score'
 
 
 def test_where_none_has_ended_the_best_unended_caption_counts():
