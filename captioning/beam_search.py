@@ -95,8 +95,7 @@ def extend(beam, beam_size, log_probs, allowed, end_id, length_power):
     allowed = allowed.masked_fill(beam.ended[:, None], -torch.inf)
     allowed[:, end_id].masked_fill_(beam.ended, 0)                          # ended: end again
     words = beam.words + ~beam.ended                                        # (B * K,)
-    total = beam.total[:, None] + allowed                                   # (B * K, V)
-    scores = length_normalized(total, words[:, None], length_power)
+    scores = length_normalized(beam.total[:, None] + allowed, words[:, None], length_power)
     scores, chosen = scores.view(-1, beam_size * V).topk(beam_size, dim=1)  # (B, K)
 
     first_rows = beam_size * torch.arange(len(chosen), device=chosen.device)

@@ -17,7 +17,7 @@ from captioning.training.settings import TrainingSettings
 
 SAME_DATA = ('val data', 'val_images')      # scores are comparable where these agree
 DEFAULTS = {entry.name: entry.default for entry in fields(TrainingSettings)
-            if entry.name not in NOT_IDENTITY}
+            if entry.name not in NOT_IDENTITY} | GONE
 HEADER = ['run', *COMPARED, 'words', 'broken', 'epochs', 'minutes', 'weights',
           'differs from the first in']
 NOTE = ('scores x100 on validation, greedy, with 95 % intervals; different words used; captions '
@@ -43,14 +43,10 @@ def read_runs(like=None, names=None):
 
 def _read_run(folder):
     recorded = read_json(folder / 'settings.json')
-    identity = recorded['identity']
-    for key, value in GONE.items():
-        if identity.get(key) == value:
-            del identity[key]
     log, scores = folder / 'log.jsonl', folder / 'scores.json'
     lines = log.read_text().splitlines() if log.exists() else []
-    return {'name': folder.name, 'identity': identity, 'sources': _read_sources(folder),
-            'log': [json.loads(line) for line in lines],
+    return {'name': folder.name, 'identity': recorded['identity'],
+            'sources': _read_sources(folder), 'log': [json.loads(line) for line in lines],
             'scores': read_json(scores) if scores.exists() else None,
             'parameters': recorded.get('parameters', [None, None])}
 
@@ -78,8 +74,8 @@ def _difference(first, run):
     """Settings that differ, and how many lines of which file."""
     before = {**DEFAULTS, **first['identity']}    # what a run of before lacks is at its default
     after = {**DEFAULTS, **run['identity']}
-    texts = [f'{key}={value}' for key, value in after.items()
-             if before.get(key) != value and not key.endswith('.py')]
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    texts = [f'{key}={after.get(key)}' for key in changed if not key.endswith('.py')]
     for file in _sources_of_both(first, run):
         signs = [line[0] for line in _file_diff(first, run, file)[2:]]    # after the file's names
         if signs:

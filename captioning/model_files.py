@@ -100,7 +100,7 @@ def signature_defaults(kind):
 def argument_help(kind):
     """{name: text} of the lines `name: text` in a class's docstring; further lines are indented."""
     texts, name = {}, None
-    for line in inspect.cleandoc(kind.__doc__ or '').splitlines():
+    for line in (inspect.getdoc(kind) or '').splitlines():    # a subclass may have its base's
         if match := re.fullmatch(r'(\w+): (.*)', line):
             name = match[1]
             texts[name] = match[2]

@@ -17,9 +17,7 @@ __all__ = ['DecoderRNN', 'EncoderCNN']
 
 
 class DecoderRNN(model.DecoderRNN):
-    __doc__ = model.DecoderRNN.__doc__    # the help of its arguments, which are settings
-
-    @functools.wraps(model.DecoderRNN.__init__)    # training reads the signature
+    @functools.wraps(model.DecoderRNN.__init__)    # its arguments are the settings
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         lstm = self.lstm

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 from torchvision.models import resnet18
 from training_helpers import tiny_settings
 
-from captioning import files
+from captioning import features, files
+from model import EncoderCNN
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COLOURS = ['red', 'green', 'blue', 'yellow', 'white', 'black']
@@ -84,7 +85,8 @@ def driver_of(root, before=''):
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(REPOSITORY)!r})
-from captioning import files
+from captioning import features, files
+from model import EncoderCNN
 files.RUNS, files.CACHE = Path({str(root)!r}) / 'runs', Path({str(root)!r}) / 'cache'
 import scripts.train
 {before}
@@ -114,3 +116,35 @@ def settings(dataset, isolated_root, shared_cache, small_weights, monkeypatch):
     """
     monkeypatch.setattr(files, 'CACHE', shared_cache)
     return functools.partial(tiny_settings, dataset, small_weights)
+
+
+# ---- Features ----
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(5)
+    return EncoderCNN(4, backbone='resnet18', weights=None).eval()
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Nine photos."""
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    paths = [folder / f'{number}.png' for number in range(9)]
+    for number, path in enumerate(paths):
+        draw_square(path, COLOURS[number % 6])
+    return paths
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """encoded() -> how many images each call of the encoder had since it was last asked."""
+    counts, encode = [], features.encode
+
+    def counting(backbone, images, dtype):
+        counts.append(len(images))
+        return encode(backbone, images, dtype)
+
+    monkeypatch.setattr(features, 'encode', counting)
+    return lambda: [counts.pop(0) for _ in range(len(counts))]

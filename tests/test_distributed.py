@@ -8,43 +8,57 @@ import sys
 import pytest
 import torch
 from conftest import driver_of
+from training_helpers import edited_model
 
-from scripts.checkpoint import read_checkpoint
+from captioning.checkpoint import read_checkpoint
 
-EXACT = 'import torch\nscripts.train.fast_dtype = lambda device: torch.float32'    # bfloat16 would hide what differs
+# bfloat16 would hide what differs.
+EXACT = """
+import torch
+from captioning.training import phase, tuning_phase
+phase.fast_dtype = tuning_phase.fast_dtype = lambda device: torch.float32
+"""
+SCALED = ('return rows.view_as(features)', 'return 3 * rows.view_as(features)')
+FEATURES = ['--epochs', '3', '--model-file', 'scaled']    # whose BatchNorm is another
+TUNE = ['--epochs', '1', '--tune-epochs', '1', '--tune-batch-size', '6', '--tune-crop', '1']
+REWARD = ['--epochs', '1', '--reward-epochs', '2', '--reward-batch-size', '6', '--image',
+          'attention']
 
 
-def train(dataset, weights, root, processes, *flags):
+def train(data_folder, backbone_weights, root, processes, *flags):
+    """Train under torchrun -> (log, the state in last.pt, output)."""
     driver = root.with_suffix('.py')
     driver.write_text(driver_of(root, EXACT))
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(processes), '--standalone',
-               str(driver), '--name', 'squares', '--cocoapi-loc', str(dataset), '--backbone', 'resnet18', '--weights',
-               weights, '--vocab-threshold', '1', '--embed-size', '16', '--hidden-size', '24', '--batch-size', '9',
-               '--dropout', '0', '--device', 'cpu', *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''})
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+               '--nproc-per-node', str(processes), str(driver), '--name', 'squares',
+               '--cocoapi-loc', str(data_folder), '--backbone', 'resnet18',
+               '--weights', backbone_weights, '--vocab-threshold', '1', '--embed-size', '16',
+               '--hidden-size', '24', '--batch-size', '9', '--dropout', '0', '--device', 'cpu',
+               *flags]
+    alone = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
     assert done.returncode == 0, done.stderr
-    log = (root / 'runs' / 'squares' / 'log.jsonl').read_text().splitlines()
-    return [json.loads(line) for line in log], done.stdout
+    folder = root / 'runs' / 'squares'
+    log = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
+    return log, read_checkpoint(folder / 'last.pt'), done.stdout
 
 
-@pytest.mark.parametrize('flags', [['--epochs', '3'], ['--epochs', '1', '--tune-epochs', '1', '--tune-batch-size', '6',
-                                                       '--tune-crop', '1'],
-                                   ['--epochs', '1', '--reward-epochs', '2', '--reward-batch-size', '6', '--image',
-                                    'attention']], ids=['features', 'tune', 'reward'])
-def test_two_processes_learn_what_one_does(dataset, small_weights, tmp_path, flags):
-    one, _ = train(dataset, small_weights, tmp_path / 'one', 1, *flags)
-    two, output = train(dataset, small_weights, tmp_path / 'two', 2, *flags)
-    assert len(one) == len(two) == sum(int(flags[i + 1]) for i in range(len(flags)) if 'epochs' in flags[i])
-    for expected, found in zip(one, two, strict=True):
-        assert found.get('reward', 0) == pytest.approx(expected.get('reward', 0), rel=1e-3)
-        assert found['train_loss'] == pytest.approx(expected['train_loss'], rel=1e-4)
-        assert found['gradient_norm'] == pytest.approx(expected['gradient_norm'], rel=1e-3)
-        assert found['val_loss'] == pytest.approx(expected['val_loss'], rel=1e-4)
-    states = [read_checkpoint(tmp_path / name / 'runs' / 'squares' / 'last.pt') for name in ('one', 'two')]
+@pytest.mark.parametrize(('flags', 'epochs'), [(FEATURES, 3), (TUNE, 2), (REWARD, 3)],
+                         ids=['features', 'tune', 'reward'])
+def test_two_processes_learn_what_one_does(dataset, small_weights, tmp_path, flags, epochs):
+    model_file = edited_model(tmp_path / 'scaled.py', SCALED)
+    flags = [str(model_file) if flag == 'scaled' else flag for flag in flags]
+    log, state, _ = train(dataset, small_weights, tmp_path / 'one', 1, *flags)
+    log_of_two, state_of_two, output = train(dataset, small_weights, tmp_path / 'two', 2, *flags)
+    assert len(log) == len(log_of_two) == epochs
+    for expected, line in zip(log, log_of_two, strict=True):
+        assert line.get('reward', 0) == pytest.approx(expected.get('reward', 0), rel=1e-3)
+        assert line['train_loss'] == pytest.approx(expected['train_loss'], rel=1e-4)
+        assert line['gradient_norm'] == pytest.approx(expected['gradient_norm'], rel=1e-3)
+        assert line['val_loss'] == pytest.approx(expected['val_loss'], rel=1e-4)
     for part in ('encoder', 'decoder'):
-        one, two = (state[part]['state'] for state in states)
-        assert one.keys() == two.keys()
-        for key, value in one.items():
-            assert torch.allclose(value.float(), two[key].float(), atol=1e-3), key
+        expected, weights = state[part]['state'], state_of_two[part]['state']
+        assert expected.keys() == weights.keys()
+        for key, value in expected.items():
+            assert torch.allclose(value.float(), weights[key].float(), atol=1e-3), key
     assert output.count('a new run') == 1    # the second process is silent

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,14 +14,23 @@ from training_helpers import edited_model, open_run, train, weights
 
 import model
 from captioning import files
-from captioning.caption_data import CaptionData
-from captioning.runs import EDITED, latest_checkpoint, run_folders
+from captioning.caption_data import CaptionData, find_data
+from captioning.runs import EDITED, Experiment, latest_checkpoint, run_folders
 from captioning.training import finish_epoch, train_one_epoch, validate
 from scripts import compare
 
 
 def read_settings(folder):
     return json.loads((folder / 'settings.json').read_text())
+
+
+def recorded(settings):
+    """The folder of a run that is recorded and not trained, without the model being built."""
+    model_file = settings.model_file or model.__file__
+    experiment = Experiment(settings, find_data(settings.cocoapi_loc), model_file)
+    folder = experiment.find_folder()
+    experiment.record(folder)
+    return folder
 
 
 # ---- The same run, or another ----
@@ -33,7 +43,7 @@ def test_the_same_experiment_is_the_same_folder_and_a_change_is_another(
     capsys.readouterr()
     assert open_run(settings(hidden_size=25)).folder.name == 'squares-2'
     assert 'hidden_size: 24 -> 25' in capsys.readouterr().out
-    assert open_run(settings()).folder == first
+    assert recorded(settings()) == first
     edited = edited_model(tmp_path / 'model.py', ('"""The model:', '"""An edited model:'))
     monkeypatch.setattr(model, '__file__', str(edited))
     third = open_run(settings())
@@ -41,70 +51,73 @@ def test_the_same_experiment_is_the_same_folder_and_a_change_is_another(
     assert (third.folder / 'model.py').read_text() == edited.read_text()
     counts = {'train': 6, 'val': 2, 'test': 1}
     other_data = make_dataset(tmp_path / 'other' / 'squares', counts)
-    assert open_run(settings(cocoapi_loc=str(other_data))).folder.name == 'squares-4'
+    assert recorded(settings(cocoapi_loc=str(other_data))).name == 'squares-4'
 
 
 def test_other_weights_at_the_same_path_are_another_experiment(settings, tmp_path):
-    path = tmp_path / 'weights.pt'
-    torch.save(resnet18().state_dict(), path)
-    first = open_run(settings(weights=str(path))).folder
-    torch.save(resnet18().state_dict(), path)
-    assert open_run(settings(weights=str(path))).folder != first
+    path, network = tmp_path / 'weights.pt', resnet18()
+    torch.save(network.state_dict(), path)
+    first = recorded(settings(weights=str(path)))
+    assert recorded(settings(weights=str(path))) == first
+    network.conv1.weight.data += 1
+    torch.save(network.state_dict(), path)
+    assert recorded(settings(weights=str(path))) != first
 
 
 def test_where_it_lies_and_how_it_is_saved_make_no_other_run(settings, dataset, tmp_path):
-    first = open_run(settings()).folder
+    first = recorded(settings())
     moved = shutil.copytree(dataset, tmp_path / 'moved' / 'squares')
     same = settings(cocoapi_loc=str(moved), save_seconds=3.0, model_file=model.__file__)
-    assert open_run(same).folder == first
+    assert recorded(same) == first
 
 
 def test_an_edit_of_what_readers_edit_is_another_run(settings, tmp_path, monkeypatch, capsys):
     library = shutil.copytree(REPOSITORY / 'captioning', tmp_path / 'copy' / 'captioning')
     monkeypatch.setattr(files, 'ROOT', library.parent)
-    names = [open_run(settings()).folder.name]
-    for file in (*EDITED, 'decoding.py', 'captions.py'):
+    names = [recorded(settings()).name]
+    for file in ('losses.py', 'rewards.py', 'augmentations.py', 'scoring/metrics.py',
+                 'decoding.py', 'captions.py'):
         text = (library / file).read_text()
         (library / file).write_text(f'{text}# an edit of {file}\n')
-        names.append(open_run(settings()).folder.name)
-    assert EDITED == ('losses.py', 'rewards.py', 'augmentations.py', 'scoring/metrics.py')
+        names.append(recorded(settings()).name)
     assert names == ['squares', *(f'squares-{number}' for number in (2, 3, 4, 5, 5, 5))]
     capsys.readouterr()
-    monkeypatch.setattr(sys, 'argv', ['compare', 'squares', 'squares-3', '--diff'])
+    monkeypatch.setattr(sys, 'argv', ['compare', 'squares', 'squares-5', '--diff'])
     compare.main()
     output = capsys.readouterr().out
-    assert 'losses.py +1 -0 lines, rewards.py +1 -0 lines' in output
-    assert [line for line in output.splitlines() if line.startswith('+#')] == [
-        '+# an edit of losses.py', '+# an edit of rewards.py']
+    assert ('augmentations.py +1 -0 lines, losses.py +1 -0 lines, metrics.py +1 -0 lines, '
+            'rewards.py +1 -0 lines') in output
+    added = [line for line in output.splitlines() if line.startswith('+#')]
+    assert added == [f'+# an edit of {file}' for file in
+                     ('augmentations.py', 'losses.py', 'scoring/metrics.py', 'rewards.py')]
 
 
 def test_a_deleted_run_leaves_the_others_found(settings):
-    first, second = (open_run(settings(hidden_size=size)).folder for size in (24, 25))
+    first, second = (recorded(settings(hidden_size=size)) for size in (24, 25))
     shutil.rmtree(first)
-    assert open_run(settings(hidden_size=25)).folder == second
-    assert open_run(settings(hidden_size=26)).folder.name == 'squares-3'
+    assert recorded(settings(hidden_size=25)) == second
+    assert recorded(settings(hidden_size=26)).name == 'squares-3'
 
 
 def test_a_name_with_odd_characters_is_a_name(settings):
-    first = open_run(settings(name='a[1]*'))
-    assert open_run(settings(name='a[1]*')).folder == first.folder
-    assert open_run(settings(name='a[1]*', hidden_size=20)).folder.name == 'a[1]*-2'
+    first = open_run(settings(name='a[1]*')).folder
+    assert open_run(settings(name='a[1]*')).folder == first
+    assert recorded(settings(name='a[1]*', hidden_size=20)).name == 'a[1]*-2'
 
 
 # ---- Runs of before ----
 
 def make_as_before(folder, tune_cache=False):
-    """Make the folder one of before: what it does not know of yet is gone from it."""
-    content, edited = read_settings(folder), [os.path.basename(file) for file in EDITED]
+    """Make the folder one of before: what was not recorded then is gone from it."""
+    content, edited = read_settings(folder), [Path(file).name for file in EDITED]
     for key in ('loss', 'reward', *edited):
-        del content['identity'][key]
+        content['identity'].pop(key, None)
+    for key in ('created', 'opened'):
+        content.pop(key, None)
     content['identity']['tune_cache'] = tune_cache
-    for key in ('loss', 'reward', 'model_file'):
-        del content['settings'][key]
-    del content['created'], content['opened']
     (folder / 'settings.json').write_text(json.dumps(content))
     for file in edited:
-        (folder / file).unlink()
+        (folder / file).unlink(missing_ok=True)
 
 
 def test_a_run_of_before_continues(settings, capsys):
@@ -117,10 +130,11 @@ def test_a_run_of_before_continues(settings, capsys):
     assert again.folder == run.folder and again.epoch == 1
     assert 'continues after 0 batches and 1 epochs' in capsys.readouterr().out
     assert torch.equal(weights(train(again)), weights(uninterrupted))
-    assert open_run(settings(loss='cross_entropy', reward='cider')).folder == run.folder
+    assert recorded(settings(hidden_size=25)).name == 'squares-2'
+    told = capsys.readouterr().out
+    assert 'differs in hidden_size: 24 -> 25\n' in told    # and in nothing else
     make_as_before(run.folder, tune_cache=True)
-    assert open_run(settings()).folder.name == 'squares-2'
-    assert 'tune_cache: True -> None' in capsys.readouterr().out
+    assert recorded(settings()).name == 'squares-3'
 
 
 def test_a_run_continues_with_its_model_file_after_model_py_was_edited(
@@ -139,7 +153,7 @@ def test_a_run_continues_with_its_model_file_after_model_py_was_edited(
 
 def test_it_trains_where_there_is_no_git(settings, monkeypatch):
     monkeypatch.setenv('PATH', '')
-    assert read_settings(open_run(settings()).folder)['revision'] is None
+    assert read_settings(recorded(settings()))['revision'] is None
 
 
 def test_data_that_is_not_there_is_explained(settings, tmp_path):
@@ -210,9 +224,10 @@ def test_runs_of_before_come_by_the_times_of_their_files(isolated_root):
 
 
 def test_opening_a_run_of_before_notes_when_it_was_created(settings):
-    folder = open_run(settings()).folder
-    make_as_before(folder)
-    os.utime(folder / 'model.py', (500, 500))
+    run = open_run(settings())
+    run.save()
+    make_as_before(run.folder)
+    os.utime(run.folder / 'model.py', (500, 500))
     open_run(settings())
-    content = read_settings(folder)
+    content = read_settings(run.folder)
     assert content['created'] == 500 < content['opened']

@@ -40,9 +40,7 @@ VOCAB_THRESHOLD = 5    # the default of training
 # ---- The parts ----
 
 def measure_training(data, batch_size=128):
-    """Training from features against the loop of the classic notebooks, at equal batch size and
-    vocabulary.
-    """
+    """Training from features against the loop of the classic notebooks, all else equal."""
     vocab = data.vocabulary(VOCAB_THRESHOLD)
     captions = training_captions(data)
     classic = classic_rate(data, batch_size)
@@ -148,9 +146,9 @@ def classic_rate(data, batch_size, steps=3):
     """
     device = default_device()
     encoder = EncoderCNN(512).to(device)
-    loader = get_loader(make_transform(**encoder.transform), 'train', batch_size,
+    loader = get_loader(make_transform(**encoder.transform), 'train', batch_size, VOCAB_THRESHOLD,
                         vocab_file=str(data.vocabulary_file(VOCAB_THRESHOLD)),
-                        cocoapi_loc=str(data.folder))
+                        vocab_from_file=False, cocoapi_loc=str(data.folder))
     decoder = DecoderRNN(512, 512, len(loader.dataset.vocab)).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam([*encoder.embed.parameters(), *decoder.parameters()])
