@@ -74,8 +74,10 @@ def _difference(first, run):
     """Settings that differ, and how many lines of which file."""
     before = {**DEFAULTS, **first['identity']}    # what a run of before lacks is at its default
     after = {**DEFAULTS, **run['identity']}
-    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    texts = [f'{key}={after.get(key)}' for key in changed if not key.endswith('.py')]
+    texts = []
+    for key in {**before, **after}:
+        if before.get(key) != after.get(key) and not key.endswith('.py'):
+            texts.append(f'{key}={after.get(key)}')
     for file in _sources_of_both(first, run):
         signs = [line[0] for line in _file_diff(first, run, file)[2:]]    # after the file's names
         if signs:
