@@ -35,11 +35,12 @@ def beams(decoder, features, beam_size=3, max_len=20, forbidden=(), no_repeat=0,
     Returns for each image a list of 1 to `beam_size` different Captions: first what beam_search
     returns, then other ended ones, then those without an end, each group from the best down.
     """
-    end_id, device = decoder.end_id, features.device
+    images, device = len(features), features.device
+    end_id = decoder.end_id
     state = decoder.init_state(features)
     state = start_state = tuple(part.repeat_interleave(beam_size, dim=0) for part in state)
-    beam = start_beam(len(features), beam_size, decoder.start_id, device)
-    best = BestEnded(len(features), max_len, end_id, device)
+    beam = start_beam(images, beam_size, decoder.start_id, device)
+    best = BestEnded(images, max_len, end_id, device)
     while beam.captions.shape[1] < max_len and not beam.ended.all():
         logits, state = decoder.step(beam.captions[:, -1], state)
         log_probs, allowed = next_words(logits, beam.captions, forbidden, no_repeat)

@@ -78,7 +78,7 @@ def run_command(*arguments):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def ended(process, seconds=150):
+def ended(process, seconds=400):
     """-> (exit status, all that was printed, the last line of stderr); fails for a traceback."""
     out, errors = process.communicate(timeout=seconds)
     assert 'Traceback' not in errors, errors
