@@ -118,6 +118,12 @@ def settings(dataset, isolated_root, shared_cache, small_weights, monkeypatch):
     return functools.partial(tiny_settings, dataset, small_weights)
 
 
+@pytest.fixture
+def few_photos(tmp_path):
+    """Folder of a smaller data set, as settings have it: fine-tuning reads each photo again."""
+    return str(make_dataset(tmp_path / 'few', {'train': 6, 'val': 2, 'test': 1}))
+
+
 # ---- Features ----
 
 @pytest.fixture

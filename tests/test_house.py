@@ -8,8 +8,7 @@ from captioning.files import ROOT
 from experiments.import_graph import circle, read_imports, read_modules
 
 COLUMNS = 100
-# Without models/: model.py there is the model of the checkpoints that ship, as it was trained.
-FOLDERS = ('captioning', 'scripts', 'experiments', 'tests')
+FOLDERS = ('captioning', 'scripts', 'experiments', 'models', 'tests')
 FOUNDATIONS = {'captioning.files', 'captioning.annotations', 'captioning.pickles',
                'captioning.caption_data', 'captioning.photos'}
 

@@ -69,8 +69,9 @@ def test_training_on_views_goes_on_to_the_bit(settings, changes):
     assert not torch.equal(weights(one_view), weights(uninterrupted))
 
 
-def test_fine_tuning_goes_on_to_the_bit(settings):
-    changes = {'epochs': 1, 'tune_epochs': 2, 'tune_batch_size': 5, 'save_seconds': 0}
+def test_fine_tuning_goes_on_to_the_bit(settings, few_photos):
+    changes = {'cocoapi_loc': few_photos, 'epochs': 1, 'tune_epochs': 2, 'tune_batch_size': 3,
+               'save_seconds': 0}
     uninterrupted = train(open_run(settings(name='uninterrupted', **changes)))
     run = killed_and_resumed(settings(name='killed', **changes), 'tune')
     assert torch.equal(weights(run), weights(uninterrupted))
@@ -79,10 +80,10 @@ def test_fine_tuning_goes_on_to_the_bit(settings):
 
 @pytest.mark.parametrize('changes', [
     {'image': 'attention', 'reward_baseline': 'greedy', 'views': 2},
-    {'tune_epochs': 1, 'tune_batch_size': 5}], ids=['attention', 'after tuning'])
-def test_self_critical_training_goes_on_to_the_bit(settings, changes):
-    changes = {'epochs': 1, 'reward_epochs': 2, 'reward_batch_size': 5, 'save_seconds': 0,
-               **changes}
+    {'tune_epochs': 1, 'tune_batch_size': 3}], ids=['attention', 'after tuning'])
+def test_self_critical_training_goes_on_to_the_bit(settings, few_photos, changes):
+    changes = {'cocoapi_loc': few_photos, 'epochs': 1, 'reward_epochs': 2, 'reward_batch_size': 3,
+               'save_seconds': 0, **changes}
     uninterrupted = train(open_run(settings(name='uninterrupted', **changes)))
     run = killed_and_resumed(settings(name='killed', **changes), 'reward')
     assert torch.equal(weights(run), weights(uninterrupted))
