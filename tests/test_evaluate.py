@@ -27,8 +27,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 import model
 from captioning import files
 from captioning.annotations import read_annotations
-from captioning.checkpoint import model_state, save_checkpoint
-from captioning.checkpoint import weights_hash
+from captioning.checkpoint import model_state, save_checkpoint, weights_hash
 from captioning.scoring import (
     SCORES,
     References,
