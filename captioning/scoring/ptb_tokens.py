@@ -29,8 +29,8 @@ LONE_SIGN = re.compile(r'=|(?<!\S)-(?=[a-z])|(?<=\w)-(?!\S)')
 UNSPLIT = re.compile(r"<\w+>|[?!]{2,}|'n'|(?<!\w)'(?:em\b|\d0s)")
 FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 ORDINARY_WIDTH = {wide: code for code, wide in FULL_WIDTH.items()}
-ASCII_SIGNS = str.maketrans({'“': '"', '”': '"', '‘': "'", '’': "'", '–': ' -- ', '—': ' -- ',
-                             '…': ' ... '})
+ASCII_SIGNS = str.maketrans({
+    '“': '"', '”': '"', '‘': "'", '’': "'", '–': ' -- ', '—': ' -- ', '…': ' ... '})
 BRACKETS = {'(': '-lrb-', ')': '-rrb-', '[': '-lsb-', ']': '-rsb-', '{': '-lcb-', '}': '-rcb-'}
 
 
