@@ -2,13 +2,13 @@
 #   make run         install, draw the scenes, execute the four notebooks; results go to runs/
 #   make lab         open the notebooks
 #   make serve       a web page that captions photos, http://127.0.0.1:7860
-#   make test        install, lint, test; make test-slow: what takes long
+#   make test        install, lint, test; make test-slow: what takes long; make test-gpu: on the GPU of this machine
 #   make notebooks   execute the committed notebooks on the scenes and keep their outputs
 #   make clean       remove caches of Python; runs/, data/ and .venv/ stay
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: run lab serve test test-slow lint notebooks clean
+.PHONY: run lab serve test test-slow test-gpu lint notebooks clean
 
 run: .venv/installed
 	$(PY) -m scripts.notebooks
@@ -25,6 +25,9 @@ test: lint
 test-slow: .venv/installed-tests .venv/installed-page
 	$(PY) -m pip install --disable-pip-version-check --quiet -r tests/slow/requirements.txt
 	$(PY) -m pytest -p no:randomly -s tests/slow
+
+test-gpu: .venv/installed-tests
+	$(PY) -m pytest -p no:randomly -rs tests/devices
 
 lint: .venv/installed-tests
 	.venv/bin/ruff check

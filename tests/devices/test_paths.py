@@ -1,0 +1,175 @@
+"""What users run, on a device: a run from opening to captions, with every way for the image."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from training_helpers import open_run, train, train_until_killed, val_paths, weights
+
+import scripts.evaluate
+import scripts.sample
+import scripts.train
+from captioning import decoding
+from captioning.attention import show_attention
+from captioning.captioner import load_captioner
+from captioning.checkpoint import read_checkpoint
+from captioning.devices import default_device, fast_dtype, training_dtype, working_accelerator
+from captioning.photos import load_image
+from captioning.training import final_scores
+
+PHASES = {'epochs': 1, 'tune_epochs': 1, 'tune_batch_size': 6, 'reward_epochs': 1,
+          'reward_batch_size': 6}
+# No dropout and no crops: a device has random numbers of its own.
+WITHOUT_CHANCE = {'dropout': 0.0, 'tune_crop': 1.0}
+WAYS = {'every': {}, 'first': {'tied': True, 'hidden_size': 16}, 'state': {'num_layers': 2},
+        'attention': {}}
+
+
+@pytest.fixture
+def small(settings, few_photos):
+    """small(epochs=3, ...) -> settings of a run on eight photos."""
+    def make(**changes):
+        return settings(**{'cocoapi_loc': few_photos, **changes})
+
+    return make
+
+
+@pytest.mark.parametrize('values', [
+    PHASES, {'image': 'attention', 'epochs': 1, 'reward_epochs': 1},
+    {'image': 'first', 'tied': True, 'hidden_size': 16, 'epochs': 1, 'views': 2, 'by_image': True},
+    {'image': 'state', 'num_layers': 2, 'epochs': 1}], ids=lambda values: values.get('image'))
+def test_a_run_learns_what_it_learns_on_a_cpu(small, device, exact, values):
+    values = {**values, **WITHOUT_CHANCE}
+    run = train(open_run(small(name='there', **values), device=device))
+    expected = train(open_run(small(name='here', **values), device='cpu'))
+    assert len(run.log) == len(expected.log)
+    for line, other in zip(run.log, expected.log, strict=True):
+        for key in ('train_loss', 'val_loss', 'reward'):
+            assert line.get(key, 0) == pytest.approx(other.get(key, 0), rel=1e-3), key
+    assert torch.allclose(weights(run).cpu(), weights(expected), atol=1e-3)
+    results, scores = final_scores(run)
+    assert len(results) == 2 and scores['CIDEr'] >= 0
+
+
+def test_a_run_in_the_precision_of_the_device_learns_too(small, device):
+    run = train(open_run(small(epochs=4, learning_rate=0.02), device=device))
+    assert run.log[-1]['train_loss'] < 0.95 * run.log[0]['train_loss']
+    assert {parameter.dtype for parameter in run.phase.parameters} == {torch.float32}
+
+
+def test_a_killed_run_continues(small, device, exact):
+    values = {**PHASES, 'epochs': 2, 'batch_size': 15, 'tune_batch_size': 3}
+    expected = train(open_run(small(name='never-stopped', **values), device=device))
+    for phase in ('features', 'tune', 'reward'):
+        run = open_run(small(name='killed', **values, save_seconds=0.0), device=device)
+        train_until_killed(run, lambda run, phase=phase: run.phase.name == phase and (
+            run.batch or phase == 'reward'))
+    run = train(open_run(small(name='killed', **values), device=device))
+    assert [line['phase'] for line in run.log] == ['features', 'features', 'tune', 'reward']
+    # To the bit on the pretended one; a GPU adds up in an order of its own.
+    error = 0 if device.type == 'pretend' else 1e-2
+    assert torch.allclose(weights(run), weights(expected), rtol=0, atol=error)
+
+
+@pytest.mark.parametrize('image', WAYS)
+def test_every_decoding_method_writes_what_a_cpu_writes(small, device, exact, image):
+    values = {'image': image, **WAYS[image]}
+    captioner, on_cpu = (
+        open_run(small(name=str(place), **values), device=place).model.captioner(place)
+        for place in (device, 'cpu'))
+    random = np.random.default_rng(0).random((4, 49, 512) if image == 'attention' else (4, 512))
+    features = torch.from_numpy(random).float()
+    methods = [(decoding.greedy, {}), (decoding.greedy, {'no_repeat': 2}),
+               (decoding.sample, {'seeds': range(4)}),
+               (decoding.sample, {'seeds': range(4), 'nucleus': 0.9, 'temperature': 0.7}),
+               (decoding.beam_search, {'beam_size': 3}), (decoding.beams, {'beam_size': 3})]
+    for method, options in methods:
+        there = captioner.decode(features, method, **options)
+        here = on_cpu.decode(features, method, **options)
+        assert words_of(there) == words_of(here), method.__name__
+    embedded = captioner.encoder.embed(features[:1].to(device))
+    ids = captioner.decoder.sample(embedded.view(1, -1, embedded.shape[-1]))
+    likeliest = decoding.likeliest_words(captioner.decoder, embedded, ids)
+    assert [words[0][0] for words in likeliest] == ids[1:]
+
+
+def words_of(captions):
+    return [[one.ids for one in caption] if isinstance(caption, list) else caption.ids
+            for caption in captions]
+
+
+def test_a_checkpoint_captions_on_device_and_cpu(small, device, exact):
+    run = train(open_run(small(epochs=1, image='attention'), device=device))
+    state = read_checkpoint(run.folder / 'last.pt')
+    tensors = [*state['decoder']['state'].values(), *state['encoder']['state'].values()]
+    assert {tensor.device.type for tensor in tensors} == {'cpu'}
+    there, here = (load_captioner(run.folder / 'best.pt', place) for place in (device, 'cpu'))
+    assert there.caption(val_paths(run), beam_size=2) == here.caption(val_paths(run), beam_size=2)
+    show_attention(there, load_image(val_paths(run)[0]))
+
+
+def test_the_commands(few_photos, isolated_root, small_weights, accelerator_is_default, exact,
+                      monkeypatch, capsys):
+    def run_command(module, *arguments):
+        monkeypatch.setattr(sys, 'argv', ['command', *map(str, arguments)])
+        module.main()
+        return capsys.readouterr()
+
+    run_command(scripts.train, '--name', 'a', '--cocoapi-loc', few_photos, '--backbone', 'resnet18',
+                '--weights', small_weights, '--vocab-threshold', 1, '--embed-size', 16,
+                '--hidden-size', 24, '--epochs', 1)
+    checkpoint = isolated_root / 'runs' / 'a' / 'best.pt'
+    assert accelerator_is_default in (checkpoint.with_name('settings.json')).read_text()
+    photos = f'{few_photos}/cocoapi/images/val2014'
+    output = isolated_root / 'captions.json'
+    with open(f'{photos}/broken.jpg', 'w'), pytest.raises(SystemExit, match='1 of 3'):
+        run_command(scripts.sample, '--checkpoint', checkpoint, '--image', photos, '--output',
+                    output)
+    assert output.read_text().count('"image"') == 2
+    printed = run_command(scripts.evaluate, checkpoint, '--cocoapi-loc', few_photos, '--no-java',
+                          '--beam-size', 2)
+    assert 'CIDEr' in printed.out
+
+
+# ---- What a device can do ----
+
+def test_a_gpu_without_bfloat16_encodes_in_float16_and_trains_in_float32(pretended, device,
+                                                                         monkeypatch):
+    chosen = []
+    for bfloat16, capability in ((True, (9, 0)), (False, (7, 5)), (False, (6, 1))):
+        monkeypatch.setattr(pretended, 'bfloat16', bfloat16)
+        monkeypatch.setattr(pretended, 'capability', capability)
+        chosen.append((fast_dtype(device), training_dtype(device)))
+    assert chosen == [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32),
+                      (torch.float32, torch.float32)]
+
+
+def test_a_t4_trains_and_captions(small, pretended, device, monkeypatch):
+    monkeypatch.setattr(pretended, 'bfloat16', False)
+    monkeypatch.setattr(pretended, 'capability', (7, 5))
+    run = train(open_run(small(epochs=1), device=device))
+    assert np.isfinite(run.log[-1]['val_loss'])
+    captioner = load_captioner(run.folder / 'best.pt', device)
+    assert captioner.dtype == torch.float16 and len(captioner.caption(val_paths(run))) == 2
+
+
+def test_the_cpu_takes_over_from_a_gpu_that_cannot_compute(pretended, accelerator_is_default,
+                                                           monkeypatch, capsys):
+    assert default_device().type == accelerator_is_default
+    monkeypatch.setattr(pretended, 'broken', 'CUDA error: no kernel image is available')
+    working_accelerator.cache_clear()
+    assert default_device() == torch.device('cpu') == default_device()
+    said = capsys.readouterr().err
+    assert said.count('so the CPU computes') == 1 and 'no kernel image' in said
+
+
+@pytest.mark.parametrize(('num_layers', 'times'), [(1, 3), (2, 1)])
+def test_dropout_between_layers_is_seeded_once(small, pretended, device, exact, num_layers, times,
+                                               monkeypatch):
+    run = open_run(small(num_layers=num_layers, dropout=0.5), device=device)
+    seeds = []
+    monkeypatch.setattr(pretended, 'manual_seed_all', seeds.append)
+    for seed in range(3):
+        run.phase.seed_step(seed)
+    assert len(seeds) == times

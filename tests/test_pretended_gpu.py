@@ -1,0 +1,32 @@
+"""The pretended GPU does as a CUDA GPU does: its tests, in a process that has one.
+
+A process cannot give a device back, and the other tests want none.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from captioning.files import ROOT
+
+OPTIONS = ['-p', 'no:randomly', '-p', 'no:xdist', '-p', 'no:cacheprovider', '-q', '-rs']
+
+
+def on_pretended_gpu(*paths):
+    """Run tests in a process that has the pretended GPU; this one fails or is skipped as they are.
+    """
+    command = [sys.executable, '-m', 'pytest', *OPTIONS, *paths]
+    environment = {**os.environ, 'PRETENDED_GPU': '1'}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if ran.returncode:
+        pytest.fail(f'on the pretended GPU:\n{ran.stdout}{ran.stderr}', pytrace=False)
+    if ' passed' not in ran.stdout:
+        reasons = re.findall(r'^SKIPPED \[.*?\] \S+ (.*)$', ran.stdout, re.MULTILINE)
+        pytest.skip('; '.join(dict.fromkeys(reasons)))
+
+
+def test_the_pretended_gpu_does_as_cuda_does():
+    on_pretended_gpu('tests/devices')
