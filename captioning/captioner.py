@@ -21,8 +21,15 @@ from captioning.checkpoint import (
     weights_hash,
 )
 from captioning.decoding import beam_search, greedy
-from captioning.devices import computed_in, default_device, fast_dtype
-from captioning.encoding import encode
+from captioning.devices import (
+    computed_in,
+    decoding_batch,
+    default_device,
+    fast_dtype,
+    moved,
+    recurrent_in_float32,
+)
+from captioning.encoding import FrozenBackbone
 from captioning.model_files import build_encoder, load_model_file, recorded_sources
 from captioning.photos import as_seen, load_image
 from captioning.transforms import make_transform
@@ -39,10 +46,12 @@ class Captioner:
     """
 
     def __init__(self, encoder, decoder, vocab, transform, device):
-        self.encoder, self.decoder = encoder.to(device).eval(), decoder.to(device).eval()
+        self.encoder = encoder.to(device).eval()
+        self.decoder = recurrent_in_float32(decoder.to(device).eval())
         self.vocab, self.transform = vocab, make_transform(**transform)
         self.device = torch.device(device)
         self.dtype = fast_dtype(self.device)
+        self._frozen = FrozenBackbone(self.encoder.backbone, self.dtype)
 
     def features(self, images):
         """Features (N, C) or (N, P, C) float32 of PIL images or paths.
@@ -52,16 +61,27 @@ class Captioner:
         images = [load_image(image) if isinstance(image, (str, Path)) else as_seen(image)
                   for image in images]
         batch = torch.stack([self.transform(image) for image in images])
-        return encode(self.encoder.backbone, batch.to(self.device), self.dtype)
+        return self.encode(moved(batch, self.device))
+
+    def encode(self, images):
+        """Features (N, C) or (N, P, C) float32 of images (N, 3, S, S) that are on the device.
+
+        images: as `transform` makes them.
+        """
+        if self._frozen.dtype != self.dtype:
+            self._frozen = FrozenBackbone(self.encoder.backbone, self.dtype)
+        return self._frozen.encode(images)
 
     @torch.no_grad()
-    def decode(self, features, method=greedy, rows=None, batch_size=256, **options):
+    def decode(self, features, method=greedy, rows=None, batch_size=None, **options):
         """What a method of captioning.decoding gives for features (N, ...) -> list.
 
-        features: an array or tensor; rows: of these images only. options: the method's; `seeds` is
-        one an image. The unknown word is forbidden.
+        features: an array or tensor; rows: of these images only, batch by batch, so that an array
+        on disk is never read at once. options: the method's; `seeds` is one an image. The unknown
+        word is forbidden.
         """
         captions = []
+        batch_size = batch_size or decoding_batch(self.device)
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         options = {'forbidden': [self.vocab.unk_id], **options}
         seeds = options.pop('seeds', None)
@@ -69,7 +89,8 @@ class Captioner:
             chosen = slice(start, start + batch_size)
             if seeds is not None:
                 options['seeds'] = seeds[chosen]
-            batch = torch.asarray(features[rows[chosen]], copy=True).to(self.device, torch.float32)
+            batch = torch.asarray(features[rows[chosen]], copy=True)
+            batch = moved(batch, self.device).float()
             with computed_in(self.dtype, self.device):
                 embedded = self.encoder.embed(batch)                    # (B, E) or (B, P, E)
                 captions += method(self.decoder, embedded, **options)

@@ -1,32 +1,122 @@
-"""Which device computes, and what it can do: asked here and nowhere else."""
+"""Which device computes, and what it can do: asked here and nowhere else.
+
+    device = default_device()
+    with computed_in(training_dtype(device), device): ...
+
+A device is the CPU or an accelerator, a GPU of whatever make. What only some of them can do is
+asked of the device's module of PyTorch, never of its name.
+"""
 
 import contextlib
+import functools
 import os
+import shutil
+import sys
 
 import torch
+from torch import nn
 
+NO_GPU_HERE = ('no NVIDIA driver', 'No CUDA GPUs', 'No HIP GPUs', 'not compiled')
+MOST_WORKERS = 16
+SHARED_MEMORY = '/dev/shm'    # through which worker processes hand photos over
+
+
+# ---- Which device ----
 
 def default_device():
-    """cuda, else mps, else cpu."""
-    if torch.cuda.is_available():
-        return torch.device('cuda')
-    return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
+    """The accelerator of this machine (cuda, mps ...), else the CPU; $CAPTIONING_DEVICE overrules.
 
+    An accelerator that does not work is named on stderr with the reason, and the CPU takes over.
+    """
+    if os.environ.get('CAPTIONING_DEVICE'):
+        return torch.device(os.environ['CAPTIONING_DEVICE'])
+    device, reason = working_accelerator()
+    if reason:
+        _tell_once(f'the GPU cannot be used, so the CPU computes: {reason}')
+    return device or torch.device('cpu')
+
+
+@functools.cache
+def working_accelerator():
+    """-> (the accelerator or None, why one that is there does not work or None).
+
+    It is tried, since one that is there may be too old, or too new, for the installed torch.
+    """
+    if not torch.accelerator.is_available():
+        return None, _why_none_is_there()
+    device = torch.accelerator.current_accelerator()
+    try:
+        ones = torch.ones(8, 8, device=device)
+        (ones @ ones).sum().item()
+    except RuntimeError as error:
+        return None, f'{_name(device)}: {str(error).strip().splitlines()[0]}'
+    return torch.device(device.type), None
+
+
+def _why_none_is_there():
+    """None where this machine has no GPU; else what PyTorch says of it, such as an old driver."""
+    if not torch.backends.cuda.is_built():
+        return None
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        return None if any(text in reason for text in NO_GPU_HERE) else reason
+    return None
+
+
+def _name(device):
+    with contextlib.suppress(Exception):    # one that does not work may not tell its name either
+        return torch.get_device_module(device).get_device_name(0)
+    return device.type
+
+
+@functools.cache
+def _tell_once(message):
+    print(message, file=sys.stderr)
+
+
+def is_cpu(device):
+    return torch.device(device).type == 'cpu'
+
+
+# ---- Precision ----
 
 def fast_dtype(device):
-    """bfloat16 where the device computes with it directly, else float32.
+    """The dtype of the encoder and of decoding, where no gradients flow.
 
-    That is two to three times faster.
+    bfloat16 where the device computes with it directly, else float16 where it does so with that
+    (the T4 that Colab lends), else float32.
     """
-    kind = torch.device(device).type
-    if kind == 'cuda':
-        direct = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif kind == 'cpu':
+    if _has_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if _has_float16(device) else torch.float32
+
+
+def training_dtype(device):
+    """The dtype of training: bfloat16 where the device computes with it directly, else float32.
+
+    Never float16: a loss per word has gradients of about 1e-6, which vanish in its range. The
+    recurrent layers are apart, see `recurrent_in_float32`.
+    """
+    return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+
+
+def _has_bfloat16(device):
+    if is_cpu(device):
         able = getattr(torch.cpu, 'get_capabilities', dict)()
-        direct = able.get('amx_bf16') or able.get('avx512_bf16')
-    else:
-        direct = False
-    return torch.bfloat16 if direct else torch.float32
+        return bool(able.get('amx_bf16') or able.get('avx512_bf16'))
+    supported = getattr(torch.get_device_module(device), 'is_bf16_supported', None)
+    return supported is not None and supported(including_emulation=False)
+
+
+def _has_float16(device):
+    """Has the device units for it? Those of NVIDIA have from capability 7.0 on."""
+    if is_cpu(device):
+        return False
+    ask = getattr(torch.get_device_module(device), 'get_device_capability', None)
+    capability = ask() if ask else None
+    return isinstance(capability, tuple) and capability >= (7, 0)
 
 
 def computed_in(dtype, device):
@@ -36,9 +126,111 @@ def computed_in(dtype, device):
     return torch.autocast(torch.device(device).type, dtype)
 
 
-def loading_workers(device):
-    """Processes that load photos: a CPU that encodes them has none to spare."""
-    return min(8, os.cpu_count() or 1) if torch.device(device).type == 'cuda' else 0
+def recurrent_in_float32(network):
+    """Keep the recurrent layers of a network in float32 on a GPU -> the network.
+
+    There PyTorch's autocast would compute them in float16, whichever dtype it is given, and
+    gradients would vanish. (cuDNN then multiplies in TF32.) On a CPU they follow autocast.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.RNNBase) and _leave_autocast not in _hooks(layer):
+            layer.register_forward_pre_hook(_leave_autocast)
+            layer.register_forward_hook(_return_to_autocast, always_call=True)
+    return network
+
+
+def has_dropout_between_layers(network, device):
+    """Does a GPU draw dropout inside of recurrent layers of the network?"""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.RNNBase)]
+    return not is_cpu(device) and any(layer.dropout and layer.num_layers > 1 for layer in layers)
+
+
+_left = []    # contexts without autocast that recurrent layers are in
+
+
+def _hooks(layer):
+    return layer._forward_pre_hooks.values()
+
+
+def _leave_autocast(layer, arguments):
+    inputs, *states = arguments
+    context = contextlib.nullcontext()
+    if not is_cpu(inputs.device):
+        context = torch.autocast(inputs.device.type, enabled=False)
+        arguments = inputs.float(), *map(_as_float32, states)
+    context.__enter__()
+    _left.append(context)
+    return arguments
+
+
+def _return_to_autocast(layer, arguments, output):
+    _left.pop().__exit__(None, None, None)
+
+
+def _as_float32(state):
+    """A state of a recurrent layer: a tensor, a tuple of them, or None."""
+    if isinstance(state, tuple):
+        return tuple(part.float() for part in state)
+    return state if state is None else state.float()
+
+
+# ---- Memory ----
+
+def moved(values, device):
+    """An array or tensor -> a tensor on a device.
+
+    From its memory the processor does not wait for the copy, nor for the work that was given to the
+    device before.
+    """
+    values = torch.as_tensor(values)
+    if not values.is_cpu or is_cpu(device):
+        return values.to(device)
+    if pins_memory(device):
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+@functools.cache
+def pins_memory(device):
+    """Can memory be pinned, so that copies from it to the device need no waiting?"""
+    if is_cpu(device):
+        return False
+    try:
+        torch.empty(1).pin_memory()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def fits(size, device):
+    """Do so many bytes fit into half of the memory that an accelerator has left?"""
+    ask = None if is_cpu(device) else getattr(torch.get_device_module(device), 'mem_get_info', None)
+    return ask is not None and size < ask()[0] / 2
+
+
+def synchronize():
+    """Wait for the work that was given to an accelerator, before a clock is read."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+# ---- What is quicker on one than on another ----
+
+def loading_workers(device, batches, batch_bytes):
+    """Processes that load photos: a CPU that encodes them has none to spare.
+
+    At most one for each core that this process has to itself and for every second of so many
+    batches, and so many that the batches under way, of so many bytes each, fit into shared memory,
+    of which a container may have 64 MB.
+    """
+    if is_cpu(device):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    workers = min(MOST_WORKERS, batches // 2, cores // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+    if os.path.isdir(SHARED_MEMORY):
+        fitting = shutil.disk_usage(SHARED_MEMORY).free // batch_bytes
+        workers = min(workers, fitting // 2 - 1)    # two a worker: one ready, one being read
+    return max(0, workers)
 
 
 def length_groups(device):
@@ -46,10 +238,17 @@ def length_groups(device):
 
     On a GPU padding costs less than further calls.
     """
-    return 1 if torch.device(device).type == 'cuda' else 4
+    return 4 if is_cpu(device) else 1
 
 
-def synchronize():
-    """Wait for the work that was given to a GPU, before a clock is read."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def words_between_checks(device):
+    """How many words decoding writes until it asks whether all captions have ended.
+
+    Each time it asks, it waits for a GPU.
+    """
+    return 1 if is_cpu(device) else 4
+
+
+def decoding_batch(device):
+    """How many images are captioned at once."""
+    return 256 if is_cpu(device) else 1024

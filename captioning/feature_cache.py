@@ -11,6 +11,7 @@ computed the array is called NAME-HASH.PROCESS.part.npy, and its manifest has no
 
 import contextlib
 import json
+import mmap
 import os
 import time
 from pathlib import Path
@@ -49,7 +50,8 @@ class FeatureCache:
     def compute(self, encode_rows, feature_shape):
         """Compute what earlier runs have not, keep it, and return what `read` gives.
 
-        encode_rows(rows) yields (rows, features (B, ...), unreadable rows) batch by batch.
+        encode_rows(rows) yields (rows, features (B, ...) float16, unreadable rows) batch by batch.
+        RuntimeError where a feature is infinite or NaN.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         earlier = self._earlier_rows()
@@ -59,15 +61,16 @@ class FeatureCache:
         part = self.folder / f'{self.stem}.{os.getpid()}-{time.monotonic_ns()}.part.npy'
         array = _new_array(part, (len(self.images), *feature_shape))
         for row, image in enumerate(self.images):
-            array[row] = earlier.get(tuple(image), np.nan)
-        array.flush()
+            if tuple(image) in earlier:
+                array[row] = earlier[tuple(image)]
         unreadable = []
         for rows, features, not_read in encode_rows(todo):
             if len(rows):
+                _check_finite(features, part)
                 array[rows] = features
             unreadable += not_read
+        array[unreadable] = np.nan
         array.flush()
-        _check_finite(array, unreadable, part)
         self._finish(part, unreadable)
         return np.load(self.array_file, mmap_mode='c'), unreadable
 
@@ -79,20 +82,21 @@ class FeatureCache:
             if not manifest:
                 continue
             images = [tuple(image) for image in manifest['images']]
-            for array in self._sound_arrays(manifest_file.stem, manifest['sha256']):
+            for file, array in self._sound_arrays(manifest_file.stem, manifest['sha256']):
+                is_computed = _is_computed if file.stem == manifest_file.stem else _is_whole
                 rows.update((image, value) for image, value in zip(images, array, strict=True)
-                            if _is_computed(value))
+                            if is_computed(value))
         return rows
 
     def _sound_arrays(self, stem, checksum):
-        """Arrays of one list of images: the finished one, and parts of interrupted ones."""
+        """(file, array) of one list of images: the finished one, and parts of interrupted ones."""
         for file in self.folder.glob(f'{stem}.*npy'):
             with contextlib.suppress(OSError, ValueError):    # gone, or killed before its header
                 if file.stem == stem and file_hash(file) != checksum:
                     print(f'{file} is damaged (its checksum differs): '
                           'its images are computed again')
                 else:
-                    yield np.load(file, mmap_mode='r')
+                    yield file, np.load(file, mmap_mode='r')
 
     def _write_manifest(self, unreadable=(), checksum=None):
         content = {'images': self.images, 'unreadable': list(unreadable), 'sha256': checksum}
@@ -116,14 +120,24 @@ def _names_and_sizes(paths):
 
 
 def _is_computed(value):
-    """NaN marks a row that is not computed yet; after a power cut it may be all zeros instead."""
-    return value.any() and not np.isnan(value).any()
+    """A row that is not computed yet is all zeros; of an image that cannot be read it is NaN."""
+    return value.any() and np.isfinite(value).all()
 
 
-def _check_finite(array, unreadable, path):
-    """The rows of unreadable images are NaN, and no other number is infinite or NaN."""
-    not_finite = [row for row, value in enumerate(array) if not np.isfinite(value).all()]
-    if not_finite != sorted(unreadable):
+def _is_whole(value):
+    """Is a row of an interrupted run computed, and were all of its pages written?
+
+    After a power cut those that were not are zeros.
+    """
+    values = value.ravel()
+    page = mmap.PAGESIZE // value.itemsize
+    to_next_page = -(value.ctypes.data // value.itemsize) % page
+    pieces = np.split(values, range(to_next_page, len(values), page))
+    return _is_computed(values) and all(piece.any() for piece in pieces if len(piece))
+
+
+def _check_finite(features, path):
+    if not np.isfinite(features).all():
         raise RuntimeError(f'{path}: some features are not finite. '
                            'Does the encoder overflow float16?')
 

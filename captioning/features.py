@@ -7,6 +7,7 @@ whatever changes it: the encoder's answer to a fixed probe image, its weights, t
 precision, and, by the manifest, names and sizes of the images.
 """
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -16,8 +17,8 @@ from tqdm import tqdm
 
 from captioning import augmentations
 from captioning.checkpoint import weights_hash
-from captioning.devices import fast_dtype
-from captioning.encoding import encode, photo_batches
+from captioning.devices import fast_dtype, is_cpu
+from captioning.encoding import BATCH_SIZE, FrozenBackbone, photo_batches
 from captioning.feature_cache import FeatureCache
 from captioning.files import text_hash
 
@@ -44,7 +45,7 @@ def split_features(encoder, data, split, limit=None, view=0):
     return features, unreadable, images
 
 
-def cached_features(encoder, paths, folder, name, batch_size=32, view=0):
+def cached_features(encoder, paths, folder, name, batch_size=BATCH_SIZE, view=0):
     """Features of the images `paths`, from the cache under `folder` or computed now.
 
     Returns (features, unreadable), as in split_features. name: of the list of images.
@@ -56,9 +57,9 @@ def cached_features(encoder, paths, folder, name, batch_size=32, view=0):
     cache = FeatureCache(Path(folder) / f'features-{key}', name, paths)
     cached = cache.read()
     if cached is None:
-        size = encoder.transform['size']
-        blank = torch.zeros(1, 3, size, size, device=device)
-        feature_shape = encode(encoder.backbone, blank, dtype).shape[1:]    # (C,) or (P, C)
+        frozen = FrozenBackbone(encoder.backbone, dtype)
+        probe = _probe_image(encoder.transform['size']).to(device)
+        feature_shape = frozen.encode(probe).shape[1:]    # (C,) or (P, C)
         progress = tqdm(total=len(paths), desc=f'features of {name}', unit=' images')
 
         def encode_rows(rows):
@@ -67,7 +68,7 @@ def cached_features(encoder, paths, folder, name, batch_size=32, view=0):
             for read, images, errors in photo_batches(paths, rows, transform, device, batch_size):
                 encoded = None
                 if images is not None:
-                    encoded = encode(encoder.backbone, images, dtype).cpu().numpy()
+                    encoded = frozen.encode(images).to(torch.float16).cpu().numpy()
                 yield read, encoded, [row for row, _ in errors]
                 progress.update(len(read) + len(errors))
 
@@ -88,14 +89,15 @@ def _tell_unreadable(name, paths, unreadable):
 def cache_key(encoder, dtype, view=0):
     """What the features depend on besides the images, as 12 digits.
 
-    Notices an edit of EncoderCNN by its answer to a probe image. Raises ValueError if the encoder
-    does more than `embed(backbone(images))`, which is what training computes.
+    Notices an edit of EncoderCNN by its answer to a probe image, computed on a CPU: the key is the
+    same on every device. Raises ValueError if the encoder does more than
+    `embed(backbone(images))`, which is what training computes.
     """
-    device, transform = next(encoder.backbone.parameters()).device, encoder.transform
-    probe = _probe_image(transform['size'], device)
-    answer = encode(encoder.backbone, probe, torch.float32)
+    encoder, transform = _on_cpu(encoder), encoder.transform
+    probe = _probe_image(transform['size'])
+    answer = FrozenBackbone(encoder.backbone, torch.float32).encode(probe)
     _check_forward(encoder, probe, answer)
-    answer = answer.flatten().cpu()
+    answer = answer.flatten()
     projection = torch.randn(len(answer), 8, generator=torch.Generator().manual_seed(0))
     mixed = answer @ projection / len(answer) ** 0.5
     # So coarse that the number of threads makes no difference.
@@ -110,9 +112,16 @@ def cache_key(encoder, dtype, view=0):
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _probe_image(size, device):
+def _on_cpu(encoder):
+    """The encoder, or a copy where it is on another device."""
+    if is_cpu(next(encoder.parameters()).device):
+        return encoder
+    return copy.deepcopy(encoder).to('cpu')
+
+
+def _probe_image(size):
     """A fixed image (1, 3, size, size), smooth and different in each channel."""
-    x = torch.linspace(-2, 2, size, device=device)
+    x = torch.linspace(-2, 2, size)
     channels = torch.outer(x, x), torch.outer(x.sin(), x.cos()), torch.outer(x.exp(), -x)
     return torch.stack(channels)[None]
 

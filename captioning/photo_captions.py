@@ -14,7 +14,7 @@ from pathlib import Path
 
 from captioning import distributed
 from captioning.decoding import beams
-from captioning.encoding import encode, photo_batches
+from captioning.encoding import photo_batches
 from captioning.files import write_aside
 
 SAVE_SECONDS = 10
@@ -32,7 +32,7 @@ def caption_photos(captioner, paths, beam_size=3, num_captions=1, max_len=20):
         yield from ((paths[row], None, message) for row, message in errors)
         if images is None:
             continue
-        features = encode(captioner.encoder.backbone, images, captioner.dtype)
+        features = captioner.encode(images)
         beams_of_images = captioner.decode(features, beams, beam_size=kept, max_len=max_len)
         for row, beam in zip(read, beams_of_images, strict=True):
             yield paths[row], [_told(captioner, one) for one in beam[:num_captions]], None

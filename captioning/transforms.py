@@ -2,6 +2,9 @@
 
     transform = make_transform(**encoder.transform)     # size, mean, std
     tensor = transform(image)                           # (3, size, size)
+
+Where many photos are read, the same is done in two parts: the bytes of each, then their numbers,
+all at once on the device.
 """
 
 import numpy as np
@@ -19,11 +22,30 @@ def make_transform(size, mean, std, view=0, crop=0.6):
     view 0: the whole image, squashed, because captions tell of the whole image. From view 1 on it
     is changed, see augmentations.py; `crop` is the smallest share of it that a random crop keeps.
     """
-    changes = [transforms.Resize((size, size))]
-    if view:
-        changes = AUGMENTATIONS[min(view, len(AUGMENTATIONS)) - 1](size, crop)
+    changes = _changes(size, view, crop)
     return transforms.Compose(
         [*changes, transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+
+def make_pixels(size, view=0, crop=0.6):
+    """PIL image -> (3, size, size) uint8, which `normalize` makes the same numbers of."""
+    return transforms.Compose([*_changes(size, view, crop), transforms.PILToTensor()])
+
+
+def normalize(pixels, mean, std):
+    """Pixels (B, 3, S, S) from 0 to 255 -> float32, on their device. mean, std: (3,) there.
+
+    The steps of torchvision's ToTensor and Normalize, without the latter's waiting for a GPU.
+    """
+    images = pixels.to(torch.float32).div(255)
+    return images.sub_(mean[:, None, None]).div_(std[:, None, None])
+
+
+def _changes(size, view, crop):
+    """What happens to the PIL image."""
+    if not view:
+        return [transforms.Resize((size, size))]
+    return AUGMENTATIONS[min(view, len(AUGMENTATIONS)) - 1](size, crop)
 
 
 def seeded(seed, transform, image):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from PIL import Image, ImageDraw
 from torchvision.models import resnet18
 from training_helpers import tiny_settings
 
-from captioning import features, files
+from captioning import files
+from captioning.encoding import FrozenBackbone
 from model import EncoderCNN
+
+os.environ['CAPTIONING_DEVICE'] = 'cpu'    # on a machine with a GPU too; tests/devices is for that
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COLOURS = ['red', 'green', 'blue', 'yellow', 'white', 'black']
@@ -85,7 +89,8 @@ def driver_of(root, before=''):
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(REPOSITORY)!r})
-from captioning import features, files
+from captioning import files
+from captioning.encoding import FrozenBackbone
 from model import EncoderCNN
 files.RUNS, files.CACHE = Path({str(root)!r}) / 'runs', Path({str(root)!r}) / 'cache'
 import scripts.train
@@ -146,11 +151,11 @@ def paths(tmp_path):
 @pytest.fixture
 def encoded(monkeypatch):
     """encoded() -> how many images each call of the encoder had since it was last asked."""
-    counts, encode = [], features.encode
+    counts, encode = [], FrozenBackbone.encode
 
-    def counting(backbone, images, dtype):
+    def counting(frozen, images):
         counts.append(len(images))
-        return encode(backbone, images, dtype)
+        return encode(frozen, images)
 
-    monkeypatch.setattr(features, 'encode', counting)
+    monkeypatch.setattr(FrozenBackbone, 'encode', counting)
     return lambda: [counts.pop(0) for _ in range(len(counts))]

@@ -1,13 +1,15 @@
 """The cache of features: computed once, resumed after a kill, and damage is noticed."""
 
 import contextlib
+import mmap
 import os
 
 import numpy as np
 import pytest
 from conftest import draw_square
 
-from captioning import encoding
+from captioning import encoding, feature_cache
+from captioning.feature_cache import FeatureCache
 from captioning.features import cached_features
 
 
@@ -74,6 +76,82 @@ def test_unreadable_images_are_named_and_the_rest_computed(encoder, paths, tmp_p
         assert '2 of 9 images' in told and '2.png' in told and '5.png' in told
     draw_square(paths[5], 'red')
     assert features_of(encoder, paths, tmp_path)[1] == [2]
+
+
+# ---- The array ----
+
+def made_up_rows(todo, count=3000):
+    """Features as an encoder would give them, two rows at a time; row 1 cannot be read."""
+    for first in range(0, len(todo), 2):
+        rows = [row for row in todo[first:first + 2] if row != 1]
+        features = np.array([[row + 1] * count for row in rows], np.float16).reshape(-1, count)
+        yield rows, features, [row for row in todo[first:first + 2] if row == 1]
+
+
+def test_each_row_is_written_once(paths, tmp_path, monkeypatch):
+    written, new_array = [], feature_cache._new_array
+
+    class Counting:
+        def __init__(self, array):
+            self.array = array
+
+        def __setitem__(self, rows, values):
+            written.extend(np.atleast_1d(np.array(rows, int)).tolist())
+            self.array[rows] = values
+
+        def flush(self):
+            self.array.flush()
+
+    monkeypatch.setattr(feature_cache, '_new_array', lambda *args: Counting(new_array(*args)))
+    for count in (8, 9):    # all new, and one new beside eight that are copied
+        written.clear()
+        features, unreadable = FeatureCache(tmp_path, 'train2014', paths[:count]).compute(
+            made_up_rows, (3000,))
+        assert sorted(written) == list(range(count))
+        assert unreadable == [1] and np.isnan(features[1]).all()
+        assert np.delete(features[:, 0], 1).tolist() == [1, 3, 4, 5, 6, 7, 8, 9][:count - 1]
+
+
+def interrupted(todo):
+    yield from list(made_up_rows(todo))[:3]
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('damage', ['none', 'page', 'nan', 'infinite'])
+def test_a_row_that_was_written_in_part_is_computed_again(paths, tmp_path, damage):
+    cache, asked = FeatureCache(tmp_path, 'train2014', paths), []
+    with pytest.raises(KeyboardInterrupt):
+        cache.compute(interrupted, (3000,))
+    part, = tmp_path.glob('*.part.npy')
+    if damage == 'page':    # which a power cut kept from the disk
+        content = bytearray(part.read_bytes())
+        content[4 * mmap.PAGESIZE:5 * mmap.PAGESIZE] = bytes(mmap.PAGESIZE)    # in rows 2 and 3
+        part.write_bytes(content)
+    elif damage != 'none':    # as earlier versions wrote it
+        array = np.load(part, mmap_mode='r+')
+        array[3, 2000] = {'nan': np.nan, 'infinite': np.inf}[damage]
+        array[6:] = np.nan
+        array.flush()
+
+    def encode_rows(todo):
+        asked.extend(todo)
+        yield from made_up_rows(todo)
+
+    features, _ = cache.compute(encode_rows, (3000,))
+    computed_again = {'none': [], 'page': [2, 3], 'nan': [3], 'infinite': [3]}[damage]
+    assert asked == [1, *computed_again, 6, 7, 8]
+    assert np.array_equal(np.delete(features, 1, axis=0),
+                          np.array([[row + 1] * 3000 for row in (0, *range(2, 9))], np.float16))
+
+
+def test_features_that_overflow_float16_are_refused(paths, tmp_path):
+    def encode_rows(todo):
+        yield todo[:1], np.full((1, 4), np.inf, np.float16), []
+
+    cache = FeatureCache(tmp_path, 'train2014', paths)
+    with pytest.raises(RuntimeError, match='overflow float16'):
+        cache.compute(encode_rows, (4,))
+    assert cache.read() is None
 
 
 # ---- Damage ----

@@ -12,7 +12,7 @@ from torchvision import transforms
 
 from captioning import augmentations
 from captioning.devices import fast_dtype
-from captioning.encoding import encode
+from captioning.encoding import FrozenBackbone
 from captioning.features import FIRST_AUGMENTATIONS, cache_key, cached_features
 from captioning.files import text_hash
 from captioning.photos import load_image
@@ -26,7 +26,8 @@ def features_of(encoder, paths, folder, view=0):
 
 def encoded_alone(encoder, path):
     image = make_transform(**encoder.transform)(load_image(path))
-    return encode(encoder.backbone, image[None], fast_dtype('cpu'))[0].numpy()
+    frozen = FrozenBackbone(encoder.backbone, fast_dtype('cpu'))
+    return frozen.encode(image[None])[0].numpy()
 
 
 def test_rows_are_the_encoders_output_in_order(encoder, paths, tmp_path):

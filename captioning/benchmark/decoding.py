@@ -8,7 +8,6 @@ from captioning.benchmark.measure import seconds
 from captioning.captioner import Captioner, load_captioner
 from captioning.decoding import beam_search, greedy, sample
 from captioning.devices import default_device
-from captioning.encoding import encode
 from captioning.features import split_features
 from captioning.photo_captions import caption_photos
 from captioning.runs import latest_checkpoint
@@ -80,7 +79,7 @@ def bare_encoder(captioner):
     """A function that encodes a batch of noise (B, 3, S, S)."""
     size = captioner.encoder.transform['size']
     photos = torch.randn(BATCH_SIZE, 3, size, size, device=captioner.device)
-    return lambda: encode(captioner.encoder.backbone, photos, captioner.dtype)
+    return lambda: captioner.encode(photos)
 
 
 # ---- Captioning photos ----

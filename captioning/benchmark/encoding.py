@@ -7,11 +7,11 @@ from torch import nn
 
 from captioning.benchmark.made_up import COCO_IMAGES
 from captioning.benchmark.measure import seconds
-from captioning.devices import computed_in, default_device, fast_dtype
-from captioning.encoding import encode
+from captioning.devices import computed_in, default_device, fast_dtype, is_cpu, moved
+from captioning.encoding import BATCH_SIZE, FrozenBackbone, photo_batches
 from captioning.photos import load_image
 from captioning.tables import text_table
-from captioning.transforms import make_transform
+from captioning.transforms import make_transform, normalize
 from model import EncoderCNN
 
 
@@ -26,16 +26,20 @@ def measure_encoder(data):
         rate = images_per_second(dtype, layout, device)
         rates.append(rate)
         rows.append((_short_name(dtype), _short_name(layout), f'{rate:.1f}'))
+    if not is_cpu(device):
+        dtype = fast_dtype(device)
+        rates.append(frozen_images_per_second(dtype, device))
+        rows.append((_short_name(dtype), 'prepared once', f'{rates[-1]:.1f}'))
     print(text_table(rows, indent=2))
     best, reading = max(rates), seconds_to_read(data)
     share = reading / (reading + 1 / best)
     print(f'  reading a photo takes {1000 * reading:.1f} ms, {share:.0%} of reading and encoding '
           f'it at {best:.1f} images/s')
-    if device.type == 'cuda':
+    if not is_cpu(device):
         _print_resident(device)
 
 
-def images_per_second(dtype, layout, device, batch_size=32):
+def images_per_second(dtype, layout, device, batch_size=BATCH_SIZE):
     """Speed of the default backbone, computed in `dtype` with images in a memory layout."""
     backbone = EncoderCNN(4).backbone.to(device).to(memory_format=layout)
     images = torch.randn(batch_size, 3, 224, 224, device=device).to(memory_format=layout)
@@ -49,6 +53,33 @@ def images_per_second(dtype, layout, device, batch_size=32):
     return batch_size / seconds(forward, repeats=3)
 
 
+def frozen_images_per_second(dtype, device, batch_size=BATCH_SIZE, repeats=3):
+    """Speed of the default backbone as features are computed with it, from pixels on the device."""
+    encoder = EncoderCNN(4).to(device)
+    frozen = FrozenBackbone(encoder.backbone, dtype)
+    pixels = torch.randint(256, (batch_size, 3, 224, 224), dtype=torch.uint8, device=device)
+    mean, std = (torch.tensor(encoder.transform[key], device=device) for key in ('mean', 'std'))
+
+    def encode():
+        frozen.encode(normalize(pixels, mean, std))
+
+    encode()    # prepares it
+    return batch_size / seconds(encode, repeats)
+
+
+def photos_per_second(dtype, device, paths):
+    """Speed from files to features, as they are computed for training, of the default encoder."""
+    encoder = EncoderCNN(4).to(device)
+    frozen = FrozenBackbone(encoder.backbone, dtype)
+    frozen.encode(torch.zeros(1, 3, 224, 224, device=device))    # prepares it
+
+    def encode_files():
+        for _, images, _ in photo_batches(paths, range(len(paths)), encoder.transform, device):
+            frozen.encode(images).cpu()
+
+    return len(paths) / seconds(encode_files)
+
+
 def seconds_to_read(data, count=128):
     """Seconds to read and transform a training photo."""
     paths = _training_photos(data, count)
@@ -60,12 +91,13 @@ def seconds_per_image(data, dtype, count=64):
     """Seconds to get the feature of a photo: decoding, transform and encoder."""
     device = default_device()
     encoder = EncoderCNN(4).to(device)
+    frozen = FrozenBackbone(encoder.backbone, dtype)
     transform = make_transform(**encoder.transform)
     paths = _training_photos(data, count)
 
     def encode_photos():
         batch = torch.stack([transform(load_image(path)) for path in paths])
-        encode(encoder.backbone, batch.to(device), dtype)
+        frozen.encode(moved(batch, device))
 
     encode_photos()
     return seconds(encode_photos, repeats=2) / len(paths)
@@ -86,13 +118,13 @@ def _print_resident(device, batch_size=256):
     """
     photos = torch.randint(256, (batch_size, 3, 480, 640), dtype=torch.uint8, device=device)
     encoder = EncoderCNN(4).to(device)
-    mean, std = (torch.tensor(encoder.transform[key], device=device)[:, None, None]
-                 for key in ('mean', 'std'))
+    frozen = FrozenBackbone(encoder.backbone, fast_dtype(device))
+    mean, std = (torch.tensor(encoder.transform[key], device=device) for key in ('mean', 'std'))
 
     def resize_and_encode():
-        images = nn.functional.interpolate(photos.float() / 255, (224, 224), mode='bilinear',
-                                           antialias=True)
-        encode(encoder.backbone, (images - mean) / std, fast_dtype(device))
+        resized = nn.functional.interpolate(photos.float(), (224, 224), mode='bilinear',
+                                            antialias=True)
+        frozen.encode(normalize(resized, mean, std))
 
     resize_and_encode()
     batch_seconds = seconds(resize_and_encode, repeats=10)

@@ -18,10 +18,11 @@ LONGEST = 50         # words of a caption, without start and end
 FILE_WORDS = 28_000  # different words that a made-up file draws from
 
 
-def made_up_captions(count, images, words, features=2048):
+def made_up_captions(count, images, words, features=2048, places=0):
     """Captions of random words, as long as COCO's (11 words on average), with random features.
 
-    words: size of the vocabulary. features: channels C -> Captions.
+    words: size of the vocabulary. features: channels C; places: P of a grid, 0 for pooled features
+    -> Captions.
     """
     random = np.random.default_rng(0)
     lengths = 2 + _caption_lengths(random, count, shift=6.5)
@@ -29,7 +30,8 @@ def made_up_captions(count, images, words, features=2048):
     positions = torch.arange(ids.shape[1])
     ids[:, 0] = 0
     ids[positions >= torch.from_numpy(lengths)[:, None] - 1] = 1
-    image_features = torch.rand(images, features, dtype=torch.float16)
+    shape = (images, places, features) if places else (images, features)
+    image_features = torch.rand(shape, dtype=torch.float16)
     image_rows = random.integers(images, size=count)
     return Captions(image_features, image_rows, ids, lengths, usable=np.ones(images, bool))
 

@@ -1,6 +1,6 @@
 """How time and memory are measured.
 
-    seconds(lambda: encode(backbone, images, dtype), repeats=4)
+    seconds(lambda: frozen.encode(images), repeats=4)
     returned, gigabytes = in_own_process(function, *arguments)
 """
 

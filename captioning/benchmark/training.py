@@ -22,7 +22,7 @@ from captioning.benchmark.made_up import (
 )
 from captioning.benchmark.measure import seconds
 from captioning.captions import Captions
-from captioning.devices import default_device, fast_dtype
+from captioning.devices import default_device, fast_dtype, is_cpu
 from captioning.features import split_features
 from captioning.tables import text_table
 from captioning.training import make_settings
@@ -74,11 +74,13 @@ def measure_coco(data):
 
 class Rates(NamedTuple):
     """captions: a second. batch_share: of a step's time that goes to making the batch. gflops:
-    billions of operations a second that the arithmetic reaches."""
+    billions of operations a second that the arithmetic reaches. start: seconds that an epoch takes
+    until its first batch."""
 
     captions: float
     batch_share: float
     gflops: float
+    start: float
 
 
 def training_captions(data):
@@ -90,12 +92,12 @@ def training_captions(data):
     return Captions.of_split(dataset, features, unreadable)
 
 
-def features_phase(captions, vocab, **values):
+def features_phase(captions, vocab, device=None, **values):
     """The first phase of training, ready for its steps, of the default model.
 
     values: settings. The captions also stand for those of validation, which no step reads.
     """
-    device, settings = default_device(), make_settings(**values)
+    device, settings = device or default_device(), make_settings(**values)
     trained_model = TrainedModel(settings, model, vocab, device)
     captions.to(device)
     phase = FeaturesPhase(settings, trained_model, train=captions, val=captions)
@@ -103,23 +105,19 @@ def features_phase(captions, vocab, **values):
     return phase
 
 
-def training_rates(phase, steps=30):
+def training_rates(phase, steps=30, warm_up=WARM_UP):
     """How fast a phase trains, after a few steps to warm up -> Rates."""
-    first_batch = min(WARM_UP, phase.sampler.batches - 1)
-
-    def batches():
-        return itertools.islice(phase.batches(epoch=0, first_batch=first_batch), steps)
-
-    def make_batches():
-        for _ in batches():
-            pass
-
-    take_steps(phase, itertools.islice(phase.batches(epoch=0, first_batch=0), WARM_UP))
-    captions = sum(batch.captions for batch in batches())
-    operations = sum(step_operations(phase, batch) for batch in batches())
-    total = seconds(lambda: take_steps(phase, batches()))
-    making = seconds(make_batches)
-    return Rates(captions / total, making / total, operations / total / 1e9)
+    batches = phase.batches(epoch=0, first_batch=0)    # laid out ahead by the first of them
+    take_steps(phase, itertools.islice(batches, warm_up))
+    measured = list(itertools.islice(batches, steps))
+    captions = sum(batch.captions for batch in measured)
+    operations = sum(step_operations(phase, batch) for batch in measured)
+    total = seconds(lambda: take_steps(phase, measured))
+    again = phase.batches(epoch=0, first_batch=0)
+    start = seconds(lambda: next(again))
+    making = seconds(lambda: list(itertools.islice(again, len(measured))))
+    total += making
+    return Rates(captions / total, making / total, operations / total / 1e9, start)
 
 
 def take_steps(phase, batches):
@@ -132,9 +130,10 @@ def step_operations(phase, batch):
     decoder = phase.model.decoder
     E, H = decoder.lstm.input_size, decoder.lstm.hidden_size
     V = decoder.linear.out_features
-    words = sum(group.captions.numel() for group in batch.groups)
-    weights = 4 * H * (E + H) + H * V
-    return 6 * words * weights    # 2 operations a weight; forward, and twice that backward
+    read = sum(group.captions.numel() for group in batch.groups)
+    scored = sum(len(group.targets) for group in batch.groups)
+    # 2 operations a weight; forward, and twice that backward.
+    return 6 * (read * 4 * H * (E + H) + scored * H * V)
 
 
 # ---- The classic loop ----
@@ -188,12 +187,11 @@ def _print_first_epoch(data, captions, classic, rate):
 
 # ---- What the time is spent on ----
 
-def matrix_speed(dtype):
+def matrix_speed(dtype, side=2048, repeats=20):
     """GFLOP/s of large matrix products on this device."""
-    side = 2048
     matrix = torch.randn(side, side, device=default_device(), dtype=dtype)
     matrix @ matrix    # the first one also starts threads
-    return 2 * side ** 3 / seconds(lambda: matrix @ matrix, repeats=20) / 1e9
+    return 2 * side ** 3 / seconds(lambda: matrix @ matrix, repeats) / 1e9
 
 
 def _print_matrix_speeds():
@@ -204,14 +202,11 @@ def _print_matrix_speeds():
 
 def _print_profile(phase, steps=20):
     """What a step from features is made of: the operations that take most of its time."""
-    on_gpu = phase.device.type == 'cuda'
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if on_gpu:
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    activities = torch.profiler.supported_activities()
     take_steps(phase, itertools.islice(phase.batches(epoch=0, first_batch=0), 1))
     with torch.profiler.profile(activities=activities) as profiler:
         take_steps(phase, itertools.islice(phase.batches(epoch=0, first_batch=0), steps))
-    attribute = 'self_device_time_total' if on_gpu else 'self_cpu_time_total'
+    attribute = 'self_cpu_time_total' if is_cpu(phase.device) else 'self_device_time_total'
     times = {entry.key: getattr(entry, attribute) for entry in profiler.key_averages()}
     longest = sorted(times, key=times.get, reverse=True)[:8]
     total = sum(times.values())

@@ -1,10 +1,9 @@
 """Second phase, where it is asked for: the CNN's last stages are trained too, through photos."""
 
 import torch
-from torch.utils.data import DataLoader
 
-from captioning.devices import fast_dtype, loading_workers
-from captioning.encoding import AugmentedPhotos, encode, photo_batches
+from captioning.devices import fast_dtype
+from captioning.encoding import AugmentedPhotos, FrozenBackbone, load_batches, photo_batches
 from captioning.training.phase import Phase
 from captioning.training.steps import ImageItems
 
@@ -25,20 +24,21 @@ class TuningPhase(Phase):
                          rate=settings.tune_head_rate, tuned=tuned,
                          tuned_rate=settings.tune_learning_rate)
 
-    def inputs(self):
-        transform, dtype = self.model.encoder.transform, fast_dtype(self.device)
+    def inputs(self, batches):
+        transform = self.model.encoder.transform
+        frozen = FrozenBackbone(self.frozen, fast_dtype(self.device))
         photos = AugmentedPhotos(self.train.paths, transform, self.settings.tune_crop,
                                  [self.settings.seed, self.sampler.epoch])
-        loader = DataLoader(photos, batch_sampler=self.sampler,
-                            num_workers=loading_workers(self.device))
-        for rows, images in loader:
-            yield rows.numpy(), encode(self.frozen, images.to(self.device), dtype)
+        batch_size = self.settings.tune_batch_size
+        loaded = load_batches(photos, batches, batch_size, transform, self.device)
+        for _, images, _ in loaded:
+            yield frozen.encode(images)
 
     def update_validation(self):
         """Features of the validation images as the encoder gives them now; 0 of unreadable ones."""
         encoder, val = self.model.encoder, self.val
+        frozen = FrozenBackbone(encoder.backbone, fast_dtype(self.device))    # tuned since
         features = torch.zeros_like(val.features)
         for rows, images, _ in photo_batches(val.paths, val.rows, encoder.transform, self.device):
-            encoded = encode(encoder.backbone, images, fast_dtype(self.device))
-            features[rows] = encoded.to(features)
+            features[rows] = frozen.encode(images).to(features)
         val.features = features

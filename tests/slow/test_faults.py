@@ -29,7 +29,7 @@ FEATURES_PART = 'cache/*/*/*.part.npy'    # while features are computed
 SLOW_PHOTOS = '''
 import time
 from captioning import encoding
-encoding.loading_workers = lambda device: 2
+encoding.loading_workers = lambda *_: 2
 load_image = encoding.load_image
 encoding.load_image = lambda path: (time.sleep(0.2), load_image(path))[1]
 '''
