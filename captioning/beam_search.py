@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from captioning.decoding_rules import cut_after_end, next_words
+from captioning.decoding_rules import Rules, cut_after_end
+from captioning.devices import words_between_checks
 
 
 @torch.no_grad()
@@ -41,12 +42,15 @@ def beams(decoder, features, beam_size=3, max_len=20, forbidden=(), no_repeat=0,
     state = start_state = tuple(part.repeat_interleave(beam_size, dim=0) for part in state)
     beam = start_beam(images, beam_size, decoder.start_id, device)
     best = BestEnded(images, max_len, end_id, device)
-    while beam.captions.shape[1] < max_len and not beam.ended.all():
+    rules, patience = Rules(forbidden, no_repeat), words_between_checks(device)
+    while beam.captions.shape[1] < max_len:
         logits, state = decoder.step(beam.captions[:, -1], state)
-        log_probs, allowed = next_words(logits, beam.captions, forbidden, no_repeat)
+        log_probs, allowed = rules.next_words(logits, beam.captions)
         beam, rows = extend(beam, beam_size, log_probs, allowed, end_id, length_power)
         state = reorder(state, rows, start_state)
         best.update(beam, beam_size)
+        if beam.captions.shape[1] % patience == 0 and beam.ended.all():
+            break
     return _list_captions(best, beam, beam_size, end_id)
 
 
@@ -89,8 +93,8 @@ def start_beam(images, beam_size, start_id, device):
 def extend(beam, beam_size, log_probs, allowed, end_id, length_power):
     """Write one more word: of the K * V ways to go on with an image's captions, keep the best K.
 
-    log_probs, allowed: (B * K, V), as `next_words` gives them. Returns the new beam, and for each
-    of its captions the row of the old beam that it goes on with, (B * K,).
+    log_probs, allowed: (B * K, V), as `Rules.next_words` gives them. Returns the new beam, and for
+    each of its captions the row of the old beam that it goes on with, (B * K,).
     """
     V = allowed.shape[1]
     allowed = allowed.masked_fill(beam.ended[:, None], -torch.inf)
@@ -138,12 +142,13 @@ class BestEnded:
         """Take from a beam what has ended and is better."""
         ended_scores = beam.scores.masked_fill(~beam.ended, -torch.inf)
         scores, places = ended_scores.view(-1, beam_size).max(dim=1)        # (B,)
-        images, = torch.where(scores > self.scores)
-        rows = beam_size * images + places[images]
+        better = scores > self.scores
+        rows = beam_size * torch.arange(len(places), device=places.device) + places
         T = beam.captions.shape[1]
-        self.captions[images, :T] = beam.captions[rows]
-        self.log_probs[images, :T - 1] = beam.log_probs[rows]
-        self.scores[images] = scores[images]
+        captions, log_probs = self.captions[:, :T], self.log_probs[:, :T - 1]    # views
+        captions.copy_(torch.where(better[:, None], beam.captions[rows], captions))
+        log_probs.copy_(torch.where(better[:, None], beam.log_probs[rows], log_probs))
+        self.scores = torch.where(better, scores, self.scores)
 
 
 def _list_captions(best, beam, beam_size, end_id):

@@ -1,8 +1,8 @@
 """The captions of a split with the features of its images, as tensors ready for training.
 
     captions = Captions.of_split(dataset, features)
-    groups = captions.grouped_targets(indices, groups=4)
     features = captions.features_of(captions.image_rows[indices])
+    targets = BatchTargets(captions, [(indices, np.arange(len(indices)))])      # batch_targets.py
 
 Two index spaces: a caption is an index into `table` and `lengths`; an image is a row of `features`.
 `image_rows` leads from a caption to its image, `captions_of_images` from images to their captions.
@@ -10,41 +10,27 @@ Needs numpy and torch alone. Axes: B batch, T caption length, N images, C channe
 """
 
 import functools
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from captioning.losses import mask_padding
-from captioning.sampler import by_length
+from captioning.devices import fits, moved
 
 LONGEST = 100    # words of a caption that is trained on: one longer would pad its whole group
-
-
-class TargetGroup(NamedTuple):
-    """Captions of like length that go through the decoder together.
-
-    inputs: (b,) which input of the batch (its image) each caption belongs to. captions: (b, T) ids,
-    each [start, words..., end, padding]. targets: (b, T), IGNORED where nothing is scored: at
-    position 0 and where padded.
-    """
-
-    inputs: torch.Tensor
-    captions: torch.Tensor
-    targets: torch.Tensor
 
 
 class Captions:
     """The captions of one split and the features of its images, on one device.
 
-    features: (N, C), one row an image, or grids (N, P, C), which stay on disk. image_rows:
-    (captions,), the row of each caption's image. table: (captions, T) ids, each
-    [start, words..., end, padding]; lengths: (captions,), with start and end. usable: bool for each
-    row, the images that may be used; image_ids and paths: of each row's image. views: more features
-    (N, ...), of the same images flipped or cropped.
+    features: (N, C), one row an image, or grids (N, P, C), which stay on disk if there is no room
+    for them. image_rows: (captions,), the row of each caption's image. table: (captions, T) ids,
+    each [start, words..., end, padding]; lengths: (captions,), with start and end. usable: bool for
+    each row, the images that may be used; image_ids and paths: of each row's image. views: more
+    features (N, ...), of the same images flipped or cropped.
 
-    Attributes: these, `indices` of the usable captions, and `rows` of the usable images that have
-    some. Raises ValueError where there are none.
+    Attributes: these, `indices` of the usable captions, `rows` of the usable images that have some,
+    and `in_memory`: are the features in the memory of the device? Raises ValueError where there are
+    no captions.
     """
 
     def __init__(self, features, image_rows, table, lengths, usable, image_ids=None, paths=None,
@@ -59,7 +45,8 @@ class Captions:
             where = f' in {paths[0].parent}' if paths else ''
             raise ValueError(f'none of the images with captions{where} could be read: '
                              'nothing to train on.')
-        self._lengths = torch.from_numpy(self.lengths)
+        self.in_memory = features.ndim == 2
+        self._all_views = None
 
     @classmethod
     def of_split(cls, dataset, features, unreadable=(), limit=None, views=()):
@@ -77,64 +64,86 @@ class Captions:
                    dataset.image_ids, dataset.paths, views)
 
     def to(self, device):
-        """Move everything that a batch is made of, but grids."""
-        self.table, self._lengths = self.table.to(device), self._lengths.to(device)
-        self.features, *self.views = (
-            features.to(device) if features.ndim == 2 else features
-            for features in (self.features, *self.views))
+        """Move everything that a batch is made of, but grids that do not fit into its memory."""
+        self.table = moved(self.table, device)
+        views = [self.features, *self.views]
+        size = sum(view.nbytes for view in views)
+        self.in_memory = self.features.ndim == 2 or fits(size, device)
+        if not self.in_memory:
+            return self
+        if len(views) == 1:
+            self.features = self.features.to(device)
+            return self
+        self._all_views = torch.empty(len(views), *self.features.shape, device=device,
+                                      dtype=self.features.dtype)
+        for view, features in zip(self._all_views, views, strict=True):
+            view.copy_(features)
+        self.features, *self.views = self._all_views    # they share its memory
         return self
 
-    def grouped_targets(self, indices, groups=1, inputs=None):
-        """The captions `indices` in groups of like length -> list of TargetGroup.
+    # ---- Features ----
 
-        inputs: which input of the batch each of them belongs to; by default each has its own.
+    def features_of(self, rows, views=None):
+        """Features (B, C) or (B, P, C) float32, on the device, of the images `rows`.
+
+        rows: array, or where the features are in memory a tensor on the device. views: beside it,
+        the view of each image: 0 is `features`, n is views[n - 1].
         """
         device = self.table.device
-        inputs = np.arange(len(indices)) if inputs is None else inputs
-        targets = []
-        for chosen in by_length(self.lengths[indices], groups):    # the last one is the longest
-            chosen_indices = torch.from_numpy(indices[chosen]).to(device)
-            longest = int(self.lengths[indices[chosen[-1]]])
-            captions = self.table[chosen_indices, :longest].long()
-            targets.append(TargetGroup(
-                inputs=torch.from_numpy(inputs[chosen]).to(device),
-                captions=captions,
-                targets=mask_padding(captions, self._lengths[chosen_indices])))
-        return targets
+        if self.in_memory:
+            if views is None:
+                return self.features[torch.as_tensor(rows, device=device)].float()
+            if self._all_views is None:
+                self._all_views = torch.stack([self.features, *self.views])
+            rows, views = (torch.as_tensor(part, device=device) for part in (rows, views))
+            return self._all_views[views, rows].float()
+        if views is None:
+            return moved(self.features[rows], device).float()
+        all_views = [self.features, *self.views]
+        chosen = torch.empty(len(rows), *self.features.shape[1:], dtype=self.features.dtype)
+        for view in np.unique(views):
+            of_view = np.flatnonzero(views == view)
+            chosen[of_view] = all_views[view][rows[of_view]]
+        return moved(chosen, device).float()
 
-    @functools.cached_property
-    def _captions_of_row(self):
-        """{image row: indices of its captions}"""
-        rows = self.image_rows[self.indices]
-        order = self.indices[np.argsort(rows, kind='stable')]
-        ends = np.flatnonzero(np.diff(self.image_rows[order])) + 1
-        return dict(zip(self.rows, np.split(order, ends), strict=True))
+    def feature_batches(self, batches, views=None):
+        """The features of batch after batch -> yields what `features_of` gives.
+
+        batches: list of arrays of rows. views: list of arrays beside them. What is in memory is
+        indexed by one copy for all batches, so that no step waits.
+        """
+        views = views or [None] * len(batches)
+        if self.in_memory:
+            batches = self._moved_batches(batches)
+            views = views if views[0] is None else self._moved_batches(views)
+        for rows, views_of_rows in zip(batches, views, strict=True):
+            yield self.features_of(rows, views_of_rows)
+
+    def _moved_batches(self, batches):
+        sizes = [len(batch) for batch in batches]
+        return moved(np.concatenate(batches), self.table.device).split(sizes)
+
+    # ---- Captions ----
 
     def captions_of_images(self, rows):
         """Indices of all captions of the images `rows`, image after image."""
-        return np.concatenate([self._captions_of_row[row] for row in rows])
+        order, first, counts = self._captions_by_image
+        counts_of_rows = counts[rows]
+        before = np.cumsum(counts_of_rows) - counts_of_rows
+        shift = np.repeat(first[rows] - before, counts_of_rows)
+        return order[shift + np.arange(len(shift))]
 
-    def targets_of_images(self, rows, groups=1):
-        """All captions of the images `rows` as `grouped_targets`; the images are the inputs."""
-        counts = [len(self._captions_of_row[row]) for row in rows]
-        inputs = np.repeat(np.arange(len(rows)), counts)
-        return self.grouped_targets(self.captions_of_images(rows), groups, inputs)
+    def caption_counts(self, rows):
+        """How many captions each of the images `rows` has."""
+        return self._captions_by_image[2][rows]
 
-    def features_of(self, rows, views=None):
-        """Features (B, C) or (B, P, C) float32 of the images `rows`, an array.
-
-        views: array (B,), the view of each image: 0 is `features`, n is views[n - 1].
-        """
-        device, rows = self.table.device, torch.from_numpy(np.asarray(rows))
-        if views is None:
-            return self.features[rows.to(self.features.device)].to(device).float()
-        chosen = torch.empty(len(rows), *self.features.shape[1:], device=device)
-        for view in np.unique(views):
-            features = [self.features, *self.views][view]
-            of_view = torch.from_numpy(np.flatnonzero(views == view))
-            values = features[rows[of_view].to(features.device)]
-            chosen[of_view.to(device)] = values.to(chosen)
-        return chosen
+    @functools.cached_property
+    def _captions_by_image(self):
+        """(indices sorted by image, where those of each row begin, how many each row has)"""
+        rows = self.image_rows[self.indices]
+        order = self.indices[np.argsort(rows, kind='stable')]
+        counts = np.bincount(rows, minlength=len(self.features))
+        return order, np.cumsum(counts) - counts, counts
 
     def words(self, indices):
         """How many words of these captions are scored: all but the start words."""

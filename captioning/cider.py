@@ -1,7 +1,7 @@
 """CIDEr-D of captions given as ids, fast enough to reward every drawn caption.
 
     cider = CiderD(captions)                # the Captions of the training split
-    values = cider(sampled, rows)           # S lists of ids, and the rows of their images -> (S,)
+    values = cider(sampled, rows)           # DrawnCaptions, and the rows of their images -> (S,)
 
 The end word counts as a word: a reward without it teaches captions that break off ("a dog with a").
 
@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
+
+from captioning.devices import moved
 
 LONGEST_NGRAM = 4           # words; this, SIGMA and SCALE are those of the reference code
 SIGMA = 6.0                 # words; how much a caption may differ in length from a reference
@@ -63,22 +64,20 @@ class CiderD:
     def __init__(self, captions):
         self.captions = captions
         self.unknown_weight = float(np.log(len(captions.rows)))    # as if one image had the n-gram
-        self.references_of_row = np.bincount(captions.image_rows[captions.indices])
         all_hashes = ngram_hashes(*self._words(captions.indices))
         self.known = [self._known_weights(hashes) for hashes in all_hashes]
 
     def __call__(self, sampled, rows):
         """The score of each caption -> (S,).
 
-        sampled: S lists of ids, each [start, words..., end]. rows: (S,), the rows of their images.
+        sampled: DrawnCaptions. rows: array (S,), the rows of their images.
         """
         device = self.captions.table.device
-        ids = pad_sequence([torch.tensor(caption[1:], dtype=torch.long) for caption in sampled],
-                           batch_first=True).to(device)
-        lengths = torch.tensor([len(caption) - 1 for caption in sampled], device=device)
+        ids, lengths = sampled.ids[:, 1:], sampled.lengths - 1
         references, reference_lengths = self._words(self.captions.captions_of_images(rows))
-        counts = torch.from_numpy(self.references_of_row[rows]).to(device)
-        pair_sample = torch.arange(len(sampled), device=device).repeat_interleave(counts)   # (Q,)
+        counts = self.captions.caption_counts(rows)
+        pair_sample = moved(np.repeat(np.arange(len(rows)), counts), device)                # (Q,)
+        counts = moved(counts, device)
 
         total = torch.zeros(len(references), device=device)                                 # (Q,)
         hashes = zip(ngram_hashes(ids, lengths), ngram_hashes(references, reference_lengths),
@@ -89,15 +88,14 @@ class CiderD:
             total += cosine(of_samples, self._ngrams(reference_hashes, known))
         difference = (lengths[pair_sample] - reference_lengths).float()
         total *= torch.exp(-difference ** 2 / (2 * SIGMA ** 2)) / LONGEST_NGRAM
-        sums = torch.zeros(len(sampled), device=device).index_add(0, pair_sample, total)
+        sums = torch.zeros(len(rows), device=device).index_add(0, pair_sample, total)
         return SCALE * sums / counts
 
     def _words(self, indices):
         """Captions of the table without their start words -> ids (N, T), lengths (N,)."""
         table, lengths = self.captions.table, self.captions.lengths[indices] - 1
-        chosen = torch.from_numpy(indices).to(table.device)
-        ids = table[chosen, 1:int(lengths.max()) + 1].long()
-        return ids, torch.from_numpy(lengths).to(table.device)
+        ids = table[moved(indices, table.device), 1:int(lengths.max()) + 1].long()
+        return ids, moved(lengths, table.device)
 
     def _known_weights(self, hashes):
         """Inverse document frequency of each n-gram of the training captions, for one n.

@@ -21,7 +21,9 @@ V vocabulary, P places.
 import torch
 
 from captioning.beam_search import beam_search, beams, length_normalized
-from captioning.decoding_rules import Caption, cut_after_end, next_words
+from captioning.decoding_rules import Caption, Rules, cut_after_end
+from captioning.devices import moved, words_between_checks
+from captioning.random_numbers import uniform_numbers
 
 __all__ = ['Caption', 'attention_weights', 'beam_search', 'beams', 'greedy', 'length_normalized',
            'likeliest_words', 'sample']
@@ -33,10 +35,8 @@ __all__ = ['Caption', 'attention_weights', 'beam_search', 'beams', 'greedy', 'le
 def greedy(decoder, features, max_len=20, forbidden=(), no_repeat=0):
     """The likeliest word at each step -> B times Caption, without rules as `decoder.sample` has it.
     """
-    def choose(allowed, step):
-        return allowed.argmax(dim=1)
-
-    return _write_captions(decoder, features, choose, max_len, forbidden, no_repeat)
+    written = write_likeliest(decoder, features, max_len, Rules(forbidden, no_repeat))
+    return cut_after_end(*written, decoder.end_id)
 
 
 @torch.no_grad()
@@ -54,8 +54,28 @@ def sample(decoder, features, max_len=20, forbidden=(), no_repeat=0, temperature
         raise ValueError(f'temperature={temperature}, nucleus={nucleus}: expected above 0, and '
                          'above 0 up to 1.')
     if seeds is None:
-        seeds = torch.randint(2 ** 62, (len(features),)).tolist()
-    uniform = _uniform_numbers(seeds, max_len).to(features.device)          # (B, max_len)
+        seeds = torch.randint(2 ** 62, (len(features),))
+    seeds = moved(torch.as_tensor(seeds), features.device)
+    rules = Rules(forbidden, no_repeat)
+    written = write_drawn(decoder, features, seeds, max_len, rules, temperature, nucleus)
+    return cut_after_end(*written, decoder.end_id)
+
+
+# ---- The same as tensors, for training ----
+
+def write_likeliest(decoder, features, max_len, rules):
+    """As `greedy` -> ids (B, T), after the end the end word again, and log-probabilities
+    (B, T - 1)."""
+    def choose(allowed, step):
+        return allowed.argmax(dim=1)
+
+    return _write_captions(decoder, features, choose, max_len, rules)
+
+
+def write_drawn(decoder, features, seeds, max_len, rules, temperature=1.0, nucleus=1.0):
+    """As `sample`, seeds (B,) int64 on the device -> ids (B, T), after the end the end word again,
+    and log-probabilities (B, T - 1)."""
+    uniform = uniform_numbers(seeds, max_len)                               # (B, max_len)
 
     def choose(allowed, step):
         probabilities = (allowed / temperature).softmax(dim=1)              # (B, V)
@@ -67,16 +87,7 @@ def sample(decoder, features, max_len=20, forbidden=(), no_repeat=0, temperature
         drawn = _draw(probabilities, uniform[:, step])
         return words.gather(1, drawn[:, None]).squeeze(1)
 
-    return _write_captions(decoder, features, choose, max_len, forbidden, no_repeat)
-
-
-def _uniform_numbers(seeds, count):
-    """For each of B seeds, `count` random numbers from 0 below 1 -> (B, count)."""
-    rows = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        rows.append(torch.rand(count, generator=generator))
-    return torch.stack(rows)
+    return _write_captions(decoder, features, choose, max_len, rules)
 
 
 def _draw(probabilities, uniform):
@@ -94,8 +105,8 @@ def _draw(probabilities, uniform):
     return torch.where(impossible, likeliest, drawn).squeeze(1)
 
 
-def _write_captions(decoder, features, choose, max_len, forbidden, no_repeat):
-    """Write word after word until every caption has ended -> B times Caption.
+def _write_captions(decoder, features, choose, max_len, rules):
+    """Write word after word until every caption has ended -> ids (B, T), log-probabilities.
 
     choose(allowed, step): takes log-probabilities (B, V), -inf where a rule forbids the word, and
     the number of ids so far; returns the next words (B,).
@@ -104,16 +115,18 @@ def _write_captions(decoder, features, choose, max_len, forbidden, no_repeat):
     captions = torch.full((B, 1), decoder.start_id, device=device)
     chosen_log_probs = torch.zeros(B, 0, device=device)
     ended = torch.zeros(B, dtype=torch.bool, device=device)
-    state = decoder.init_state(features)
-    while captions.shape[1] < max_len and not ended.all():
+    state, patience = decoder.init_state(features), words_between_checks(device)
+    while captions.shape[1] < max_len:
         logits, state = decoder.step(captions[:, -1], state)
-        log_probs, allowed = next_words(logits, captions, forbidden, no_repeat)
+        log_probs, allowed = rules.next_words(logits, captions)
         words = choose(allowed, captions.shape[1])
         words = words.masked_fill(ended, decoder.end_id)[:, None]           # ended: end again
         captions = torch.cat([captions, words], dim=1)
         chosen_log_probs = torch.cat([chosen_log_probs, log_probs.gather(1, words)], dim=1)
         ended = ended | (words[:, 0] == decoder.end_id)
-    return cut_after_end(captions, chosen_log_probs, decoder.end_id)
+        if captions.shape[1] % patience == 0 and ended.all():
+            break
+    return captions, chosen_log_probs
 
 
 # ---- What the decoder had in mind as it wrote a caption ----
@@ -126,12 +139,12 @@ def likeliest_words(decoder, features, caption, top=5):
     (id, probability), the likeliest first.
     """
     state, steps = decoder.init_state(features), []
-    for word in caption[:-1]:
-        words = torch.tensor([word], device=features.device)
-        logits, state = decoder.step(words, state)
+    for word in moved(torch.tensor(caption[:-1]), features.device).split(1):
+        logits, state = decoder.step(word, state)
         probabilities, ids = logits[0].float().softmax(dim=0).topk(top)
-        steps.append(list(zip(ids.tolist(), probabilities.tolist(), strict=True)))
-    return steps
+        steps.append((ids, probabilities))
+    return [list(zip(ids.tolist(), probabilities.tolist(), strict=True))
+            for ids, probabilities in steps]
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """What all decoding methods share: the captions that they return, and the rules on the next word.
 
-    log_probs, allowed = next_words(logits, captions, forbidden=[2], no_repeat=3)
+    log_probs, allowed = Rules(forbidden=[2], no_repeat=3).next_words(logits, captions)
     captions = cut_after_end(ids, log_probs, end_id)
 
 Axes: B batch, T words so far, V vocabulary.
@@ -9,6 +9,8 @@ Axes: B batch, T words so far, V vocabulary.
 from typing import NamedTuple
 
 import torch
+
+from captioning.devices import moved
 
 
 class Caption(NamedTuple):
@@ -23,36 +25,50 @@ class Caption(NamedTuple):
     log_probs: list
 
 
-def next_words(logits, captions, forbidden, no_repeat):
-    """How likely each word is to come next, without and with the rules.
+class Rules:
+    """Which words may come next.
 
-    logits: (B, V), of the word that follows captions (B, T). forbidden, no_repeat: see
-    captioning.decoding. Returns log-probabilities (B, V), and the same with -inf where a rule
-    forbids the word.
+    forbidden, no_repeat: see captioning.decoding.
     """
-    log_probs = logits.float().log_softmax(dim=1)
-    if not forbidden and not no_repeat:
-        return log_probs, log_probs
-    allowed = log_probs.clone()
-    if forbidden:
-        allowed[:, list(forbidden)] = -torch.inf
-    if no_repeat and captions.shape[1] >= no_repeat:
-        rows, words = repeating_words(captions, no_repeat)
-        allowed[rows, words] = -torch.inf
-    return log_probs, allowed
+
+    def __init__(self, forbidden=(), no_repeat=0):
+        self.forbidden, self.no_repeat = list(forbidden), no_repeat
+        self._bias = None
+
+    def next_words(self, logits, captions):
+        """How likely each word is to come next, without and with the rules.
+
+        logits: (B, V), of the word that follows captions (B, T). Returns log-probabilities (B, V),
+        and the same with -inf where a rule forbids the word.
+        """
+        log_probs = logits.float().log_softmax(dim=1)
+        allowed = self.without_forbidden(log_probs)
+        if self.no_repeat and captions.shape[1] >= self.no_repeat:
+            allowed = without_repeats(allowed, captions, self.no_repeat)
+        return log_probs, allowed
+
+    def without_forbidden(self, scores):
+        """Scores (B, V) float32 with -inf for the forbidden words."""
+        if not self.forbidden:
+            return scores
+        if self._bias is None:    # once: to copy the list to a GPU at each word takes long
+            bias = torch.zeros(scores.shape[1])
+            bias[self.forbidden] = -torch.inf
+            self._bias = moved(bias, scores.device)
+        return scores + self._bias
 
 
-def repeating_words(captions, length):
-    """Words that would end a sequence of `length` ids that the caption has already.
+def without_repeats(log_probs, captions, length):
+    """Log-probabilities (B, V) with -inf for words that would repeat a sequence of `length` ids.
 
-    captions: (B, T), T at least `length`. Returns two tensors: rows of captions, and a word for
-    each row.
+    captions: (B, T), T at least `length`.
     """
     sequences = captions.unfold(1, length, 1)                               # (B, T - n + 1, n)
     latest = captions[:, captions.shape[1] - length + 1:]                   # (B, n - 1)
     begins_alike = (sequences[:, :, :-1] == latest[:, None]).all(dim=2)     # (B, T - n + 1)
-    rows, positions = begins_alike.nonzero(as_tuple=True)
-    return rows, sequences[rows, positions, -1]
+    highest = torch.zeros_like(begins_alike, dtype=log_probs.dtype)         # log of 1
+    highest = highest.masked_fill(begins_alike, -torch.inf)
+    return log_probs.scatter_reduce(1, sequences[:, :, -1], highest, 'amin')
 
 
 def cut_after_end(captions, log_probs, end_id):

@@ -13,25 +13,45 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
 
+from captioning.devices import default_device, is_cpu
+
 
 def connect(device=None):
     """Join the other processes where torchrun started this one -> this one's device.
 
     Only rank 0 prints from then on. device: 'cpu' to leave the GPUs alone. For a lone process it
-    comes back as it is.
+    comes back as it is. ValueError where there are more processes than GPUs.
     """
     if int(os.environ.get('WORLD_SIZE', 1)) == 1:
         return device
-    cuda = torch.cuda.is_available() and device != 'cpu'
-    device = torch.device('cuda', int(os.environ['LOCAL_RANK'])) if cuda else torch.device('cpu')
-    if cuda:
-        torch.cuda.set_device(device)
+    device = _device_of_process(torch.device(device or default_device()))
     # Long enough for the first rank to compute the features of all images while the others wait.
     patience = datetime.timedelta(days=1)
-    dist.init_process_group('nccl' if cuda else 'gloo', timeout=patience)
+    dist.init_process_group(_backends(device), timeout=patience)
     if rank():
         sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 - until the process ends
     return device
+
+
+def _device_of_process(device):
+    """Each process of a machine computes on a GPU of its own, or on the CPU."""
+    if is_cpu(device):
+        return device
+    module, number = torch.get_device_module(device), int(os.environ['LOCAL_RANK'])
+    count = module.device_count()
+    if number >= count:
+        processes = os.environ['LOCAL_WORLD_SIZE']
+        raise ValueError(f'{processes} processes, but GPUs: {count}. Start {count}, or add '
+                         '--device cpu.')
+    module.set_device(number)
+    return torch.device(device.type, number)
+
+
+def _backends(device):
+    """Of tensors on the device, and of those in the processor's memory."""
+    if is_cpu(device):
+        return 'gloo'
+    return f'cpu:gloo,{device.type}:{dist.Backend.default_device_backend_map[device.type]}'
 
 
 def disconnect():

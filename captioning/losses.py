@@ -1,65 +1,87 @@
 """What training makes smaller: another loss is a function here and an entry in LOSSES.
 
-    total, nats = LOSSES['cross_entropy'](scored, label_smoothing=0.1)
+    total, nats = LOSSES['cross_entropy'](scores, targets, label_smoothing=0.1)
 
 This file is part of what identifies a run: after an edit of it, training starts a new run.
-Axes: B batch, T caption length, V vocabulary, S drawn captions.
+Axes: W scored words of a batch, V vocabulary.
 """
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
-IGNORED = -100    # target of a position that is not scored, as PyTorch's losses have it
+PART = {'cpu': 2 ** 20, 'accelerator': 2 ** 23}    # scores at a time: as many as a cache holds
 
 
-def cross_entropy(scored, label_smoothing):
+def cross_entropy(scores, targets, label_smoothing):
     """Cross-entropy with label smoothing, summed over words.
 
     (Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision.)
 
-    scored: list of (scores (B, T, V), targets (B, T), IGNORED where not scored). Returns (total,
+    scores: (W, V), in float32 or less. targets: (W,), the words that people wrote. Returns (total,
     nats): what is trained on, and the plain cross-entropy, which is logged as the loss per word.
     """
-    sums = [caption_losses(scores, targets) for scores, targets in scored]
-    nats, smoothing = (sum(parts) for parts in zip(*sums, strict=True))
+    nats, smoothing = caption_losses(scores, targets)
     return (1 - label_smoothing) * nats + label_smoothing * smoothing, nats
 
 
-# Each is a function (scored, label_smoothing) -> (total, nats), as cross_entropy is; the setting
-# `loss` chooses one.
+# Each is a function (scores, targets, label_smoothing) -> (total, nats), as cross_entropy is; the
+# setting `loss` chooses one.
 LOSSES = {'cross_entropy': cross_entropy}
 
 
 def caption_losses(scores, targets):
-    """Scores (B, T, V) and targets (B, T) -> two sums over words.
+    """Scores (W, V) and targets (W,) -> two sums over words, in float32.
 
     The first is the cross-entropy in nats, the second that with the uniform distribution over all
     words, for label smoothing.
     """
-    log_probs = F.log_softmax(scores.float(), dim=-1)                           # (B, T, V)
-    nats = F.nll_loss(log_probs.flatten(0, 1), targets.flatten(), ignore_index=IGNORED,
-                      reduction='sum')
-    uniform = -(log_probs.mean(dim=-1) * (targets != IGNORED)).sum()
-    return nats, uniform
+    return CaptionLosses.apply(scores, targets)
+
+
+class CaptionLosses(torch.autograd.Function):
+    """Both sums of `caption_losses` in one pass over the scores, and the gradient in another.
+
+    The scores are the largest thing of a step. PyTorch's log_softmax would write them several times
+    in float32; here some rows at a time are in float32, and stay in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx, scores, targets):
+        ctx.save_for_backward(scores, targets)
+        nats = uniform = 0
+        for rows, words in _parts(scores, targets[:, None]):
+            log_probs = rows.log_softmax(dim=1, dtype=torch.float32)
+            nats = nats - log_probs.gather(1, words).sum()
+            uniform = uniform - log_probs.mean(dim=1).sum()
+        return nats, uniform
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_nats, of_uniform):
+        scores, targets = ctx.saved_tensors
+        gradients = torch.empty_like(scores)
+        for rows, words, gradient in _parts(scores, targets[:, None], gradients):
+            of_rows = rows.softmax(dim=1, dtype=torch.float32)
+            of_rows.mul_(of_nats + of_uniform).sub_(of_uniform / scores.shape[1])
+            of_rows.scatter_add_(1, words, (-of_nats).expand(words.shape))
+            gradient.copy_(of_rows)
+        return gradients, None
+
+
+def _parts(scores, *others):
+    """Split tensors of W rows alike, so that a part of the scores fits into the cache."""
+    size = PART['cpu' if scores.is_cpu else 'accelerator']
+    rows = max(1, size // scores.shape[1])
+    return zip(*(tensor.split(rows) for tensor in (scores, *others)), strict=True)
 
 
 def policy_loss(scores, targets, advantages, words):
     """Loss whose gradient is that of the expected reward, downwards.
 
-    (REINFORCE: Williams 1992, Simple Statistical Gradient-Following Algorithms.) scores: (S, T, V)
-    of drawn captions; targets: (S, T); advantages: (S,); words: how many of them are scored, of all
-    processes. Returns a mean over words.
+    (REINFORCE: Williams 1992, Simple Statistical Gradient-Following Algorithms.) scores: (W, V), of
+    the words of drawn captions; targets: (W,); advantages: (W,), that of the caption of each word;
+    words: how many are scored, of all processes. Returns a mean over words.
     """
-    losses = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED,
-                             reduction='none')
-    per_caption = losses.view_as(targets).sum(dim=1)
-    return (per_caption * advantages).sum() / words
-
-
-def mask_padding(captions, lengths):
-    """Captions (B, T) with `lengths` (B,) -> targets (B, T).
-
-    IGNORED stands at position 0, where the image alone predicts the start word, and in the padding.
-    """
-    position = torch.arange(captions.shape[1], device=captions.device)
-    return captions.masked_fill((position == 0) | (position >= lengths[:, None]), IGNORED)
+    losses = F.cross_entropy(scores, targets, reduction='none')
+    return (losses * advantages).sum() / words

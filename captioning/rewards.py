@@ -3,9 +3,10 @@
     reward = REWARDS['cider'](captions)     # the Captions of the training split
     values = reward(sampled, rows)          # float32 (S,), on the device of captions.table
 
-sampled: S lists of ids, each [start, words..., end], without the end where max_len cut it short.
-rows: array (S,), the row of the image that each belongs to. Training asks for the rewards of its
-samples at each step, and makes those likelier that earn more than others of the same image.
+sampled: DrawnCaptions, a sequence of S lists of ids, each [start, words..., end], without the end
+where max_len cut it short, and the same as tensors. rows: array (S,), the row of the image that
+each belongs to. Training asks for the rewards of its samples at each step, and makes those likelier
+that earn more than others of the same image.
 Such as the share of words that occur in a reference:
 
     def word_overlap(captions):

@@ -57,16 +57,9 @@ class EpochSampler:
             yield self.global_batch(batch)[self.rank::self.ranks]
 
 
-def by_length(lengths, groups):
-    """Split a batch into `groups` of like length.
+def random_views(seed, epoch, items, views):
+    """Which of so many views of its image each of `items` items is shown in an epoch -> (items,).
 
-    Returns positions sorted by length, as a list of arrays, none empty.
+    An item's view does not depend on the batch and the process that serve it.
     """
-    order = np.argsort(lengths, kind='stable')
-    size = -(-len(order) // groups)
-    return [order[start:start + size] for start in range(0, len(order), size)]
-
-
-def random_view_per_item(seed, epoch, items, views):
-    """Which of so many views of its image each item is shown in this epoch -> array (B,)."""
-    return np.array([np.random.default_rng([seed, epoch, item]).integers(views) for item in items])
+    return np.random.default_rng([seed, epoch, 1]).integers(views, size=items)

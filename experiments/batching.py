@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from captioning.batch_targets import BatchTargets
 from captioning.captioner import load_captioner
 from captioning.prepare import prepare_data
-from captioning.sampler import EpochSampler, by_length
+from captioning.sampler import EpochSampler
 from captioning.scoring import score
 from captioning.tables import text_table
 from captioning.training import finish_epoch, make_settings, open_run, train_one_epoch, validate
@@ -110,12 +111,10 @@ def train(data, name, seed, epochs):
 def padding_share(sampler, captions, groups):
     """Share of padding among the ids of the first epoch."""
     sampler.set_epoch(0)
-    words = ids = 0
-    for number in range(sampler.batches):
-        lengths = captions.lengths[sampler.global_batch(number)]
-        for chosen in by_length(lengths, groups):
-            words += lengths[chosen].sum()
-            ids += len(chosen) * lengths[chosen].max()
+    batches = [sampler.global_batch(number) for number in range(sampler.batches)]
+    targets = BatchTargets(captions, [(batch, np.arange(len(batch))) for batch in batches], groups)
+    ids = sum(group.captions.numel() for batch in targets for group in batch)
+    words = sum(captions.lengths[batch].sum() for batch in batches)
     return 1 - words / ids
 
 

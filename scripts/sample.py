@@ -32,6 +32,7 @@ def read_arguments():
                         help='such as runs/NAME/best.pt (default: the best that ships)')
     parser.add_argument('--model-file', help='the model.py of the run, where the one here was '
                         'edited; it is run')
+    parser.add_argument('--device', help='cuda, mps or cpu (default: the first that works)')
     parser.add_argument('--max-len', type=int, default=20,
                         help='most words, start and end included (default: 20)')
     parser.add_argument('--beam-size', type=int, default=3,
@@ -55,7 +56,7 @@ def read_arguments():
 
 def main():
     parser, args = read_arguments()
-    device = distributed.connect()
+    device = distributed.connect(args.device)
     if distributed.ranks() > 1 and not args.output:
         parser.error('several processes need an --output')
     paths = find_photos(args.image)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from captioning.batch_targets import BatchTargets, groups_of_like_length
 from captioning.caption_data import CaptionData
 from captioning.captions import Captions
-from captioning.losses import IGNORED
+from captioning.training.steps import ImageItems
 from data_loader import CoCoDataset
 
 
@@ -23,45 +24,66 @@ def captions(texts):
     return Captions.of_split(texts, features)
 
 
+def targets_of(captions, *batches, groups=1):
+    """BatchTargets of batches of captions, each an input of its own."""
+    return BatchTargets(captions, [(batch, np.arange(len(batch))) for batch in batches], groups)
+
+
 @pytest.mark.parametrize('groups', [1, 3])
-def test_targets_are_the_captions_without_start_and_padding(captions, texts, groups):
-    indices = np.array([4, 17, 30, 2, 59, 8, 21])
-    features = captions.features_of(captions.image_rows[indices])
-    assert features.shape == (7, 6) and features.dtype == torch.float32
-    served = []
-    for inputs, ids, targets in captions.grouped_targets(indices, groups):
-        assert ids.shape == targets.shape
-        assert (targets != IGNORED).any(0)[1:].all(), 'a column of padding alone'
-        for number, caption, target in zip(inputs.tolist(), ids, targets, strict=True):
-            words = texts.caption_ids(indices[number])
-            assert torch.equal(caption[:len(words)], words)
-            assert (caption[len(words):] == texts.vocab.end_id).all()
-            assert target[0] == IGNORED and torch.equal(target[1:len(words)], words[1:])
-            assert (target[len(words):] == IGNORED).all()
-            row = texts.image_rows[indices[number]]
-            assert torch.equal(features[number], captions.features[row].float())
-            served.append(number)
-    assert sorted(served) == list(range(7))
+def test_targets_are_the_words_after_the_start(captions, texts, groups):
+    batches = np.array([4, 17, 30, 2, 59, 8, 21]), np.array([1, 40]), np.array([9])
+    targets = targets_of(captions, *batches, groups=groups)
+    assert len(targets) == 3
+    for indices, batch in zip(batches, targets, strict=True):
+        served = []
+        for inputs, ids, scored, words in batch:
+            expected = [texts.caption_ids(indices[number]) for number in inputs]
+            assert ids.shape == (len(inputs), max(map(len, expected)))
+            for caption, text in zip(ids, expected, strict=True):
+                assert torch.equal(caption[:len(text)], text)
+                assert (caption[len(text):] == texts.vocab.end_id).all()
+            assert torch.equal(words, torch.cat([text[1:] for text in expected]))
+            assert torch.equal(ids.flatten()[scored], words)
+            assert (scored % ids.shape[1] > 0).all() and len(scored.unique()) == len(scored)
+            served += inputs.tolist()
+        assert sorted(served) == list(range(len(indices)))
+        assert captions.words(indices) == sum(len(group.targets) for group in batch)
+
+
+@pytest.mark.parametrize('count', [1, 2, 5, 128])
+@pytest.mark.parametrize('groups', [1, 3, 4])
+def test_groups_of_like_length_are_a_partition(count, groups):
+    sizes = np.array([count, 3, count])
+    lengths = np.random.default_rng(0).integers(5, 30, sizes.sum())
+    order, first_of_group = groups_of_like_length(lengths, sizes, groups)
+    assert sorted(order) == list(range(len(lengths)))
+    parts = np.split(order, first_of_group[1:])
+    batch = np.repeat(np.arange(3), sizes)
+    assert all(len(part) and len({*batch[part]}) == 1 for part in parts)
+    assert np.bincount([batch[part[0]] for part in parts]).max() <= groups
+    for shorter, longer in zip(parts, parts[1:], strict=False):
+        if batch[shorter[0]] == batch[longer[0]]:
+            assert lengths[shorter].max() <= lengths[longer].min()
 
 
 def test_images_come_with_all_their_captions(captions, texts):
     rows = np.array([7, 0, 11])
     indices = captions.captions_of_images(rows)
     assert sorted(indices) == [*range(5), *range(35, 40), *range(55, 60)]
-    seen = []
-    for inputs, ids, _ in captions.targets_of_images(rows, groups=4):
-        for number, caption in zip(inputs.tolist(), ids.tolist(), strict=True):
-            of_image = captions.captions_of_images(rows[[number]])
-            expected = [texts.caption_ids(index).tolist() for index in of_image]
-            assert any(caption[:len(text)] == text for text in expected)
-            seen.append(number)
-    assert sorted(seen) == [0] * 5 + [1] * 5 + [2] * 5
+    assert captions.caption_counts(rows).tolist() == [5, 5, 5]
+    items = ImageItems(captions, 3)
+    assert np.array_equal(items.caption_indices(rows), indices)
+    inputs_of_captions = items.inputs_of_captions(rows)
+    assert np.array_equal(captions.image_rows[indices], rows[inputs_of_captions])
 
 
-def test_the_scored_words_are_counted(captions):
-    indices = np.array([4, 17, 30])
-    scored = [(group.targets != IGNORED).sum() for group in captions.grouped_targets(indices, 2)]
-    assert captions.words(indices) == sum(scored)
+def test_batches_of_features_are_those_of_their_rows(captions):
+    batches = [np.array([3, 0]), np.array([11]), np.array([5, 5, 5])]
+    served = list(captions.feature_batches(batches))
+    assert [len(features) for features in served] == [2, 1, 3]
+    for rows, features in zip(batches, served, strict=True):
+        assert features.dtype == torch.float32
+        assert torch.equal(features, captions.features[rows].float())
 
 
 @pytest.mark.parametrize('shape', [(12, 6), (12, 4, 6)], ids=['pooled', 'grid'])
@@ -70,8 +92,12 @@ def test_each_item_gets_the_features_of_its_view(texts, shape):
     captions = Captions.of_split(texts, views[0], views=list(views[1:]))
     rows, chosen = np.array([3, 3, 3, 0]), np.array([2, 0, 1, 1])
     expected = torch.from_numpy(views[chosen, rows]).float()
-    assert torch.equal(captions.features_of(rows, chosen), expected)
-    assert torch.equal(captions.features_of(rows), captions.features_of(rows, np.zeros(4, int)))
+    for moved in (captions, captions.to('cpu')):
+        assert torch.equal(moved.features_of(rows, chosen), expected)
+        first = moved.features_of(rows, np.zeros(4, int))
+        assert torch.equal(moved.features_of(rows), first)
+        batch, = moved.feature_batches([rows], [chosen])
+        assert torch.equal(batch, expected)
 
 
 def test_unusable_images_and_endless_captions_are_left_out(captions):

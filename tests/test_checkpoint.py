@@ -58,7 +58,7 @@ def test_a_checkpoint_that_does_not_fit_says_what_differs(finished, tmp_path, da
 
 
 def test_a_checkpoint_of_another_model_loads_with_the_classes_of_that_file(settings, tmp_path):
-    one_layer = 'self.linear = nn.Linear(hidden_size, vocab_size)'
+    one_layer = 'self.linear = AlignedLinear(hidden_size, vocab_size)'
     two_layers = ('self.linear = nn.Sequential(nn.Linear(hidden_size, 9), '
                   'nn.Linear(9, vocab_size))')
     edited = edited_model(tmp_path / 'model.py', (one_layer, two_layers))

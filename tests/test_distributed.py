@@ -16,7 +16,7 @@ from captioning.checkpoint import read_checkpoint
 EXACT = """
 import torch
 from captioning.training import phase, tuning_phase
-phase.fast_dtype = tuning_phase.fast_dtype = lambda device: torch.float32
+phase.training_dtype = tuning_phase.fast_dtype = lambda device: torch.float32
 """
 SCALED = ('return rows.view_as(features)', 'return 3 * rows.view_as(features)')
 FEATURES = ['--epochs', '3', '--model-file', 'scaled']    # whose BatchNorm is another
@@ -35,7 +35,7 @@ def train(data_folder, backbone_weights, root, processes, *flags):
                '--weights', backbone_weights, '--vocab-threshold', '1', '--embed-size', '16',
                '--hidden-size', '24', '--batch-size', '9', '--dropout', '0', '--device', 'cpu',
                *flags]
-    alone = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+    alone = {**os.environ, 'OMP_NUM_THREADS': '1'}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
     assert done.returncode == 0, done.stderr
     folder = root / 'runs' / 'squares'

@@ -6,9 +6,14 @@ import torch
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
 from captioning.captions import Captions
+from captioning.cider import CiderD
+from captioning.drawn_captions import DrawnCaptions
 from captioning.rewards import REWARDS, reference_captions
 
-cider = REWARDS['cider']
+
+def rewards_of(reward, sampled, rows):
+    """Rewards of S lists of ids."""
+    return reward(DrawnCaptions.of_lists(sampled, 'cpu'), rows)
 
 
 def make_captions(texts):
@@ -44,7 +49,7 @@ def test_cider_equals_the_reference_scorer(seed):
     texts = [[[*caption(9), 1] for _ in range(random.integers(1, 6))] for _ in range(60)]
     sampled = [[*caption(11), *[1] * random.integers(2)] for _ in texts]
     sampled[0], sampled[1], sampled[2] = texts[0][0], [0, 1], [0, 3]
-    rewards = cider(make_captions(texts))(sampled, np.arange(60))
+    rewards = rewards_of(CiderD(make_captions(texts)), sampled, np.arange(60))
     assert rewards.numpy() == pytest.approx(reference_scores(sampled, texts), abs=1e-5)
     assert rewards[0] > 1 and rewards[1] == 0
 
@@ -52,7 +57,7 @@ def test_cider_equals_the_reference_scorer(seed):
 def test_few_captions_of_many_images():
     texts = [[[0, 3, 4, 5, 1]], [], [], [[0, 3, 6, 1]], [], [], [[0, 7, 4, 1]]]
     sampled = [[0, 3, 4, 1], [0, 3, 6, 7, 1], [0, 7, 4, 1]]
-    rewards = cider(make_captions(texts))(sampled, np.array([0, 3, 6]))
+    rewards = rewards_of(CiderD(make_captions(texts)), sampled, np.array([0, 3, 6]))
     expected = reference_scores(sampled, [captions for captions in texts if captions])
     assert rewards.numpy() == pytest.approx(expected, abs=1e-5)
 
@@ -62,8 +67,8 @@ def test_rewards_do_not_depend_on_the_others_of_the_batch(reward):
     texts = [[[0, 3, 4, 5, 1], [0, 3, 4, 1]], [[0, 6, 7, 1]], [[0, 3, 7, 8, 9, 1]]]
     reward, rows = REWARDS[reward](make_captions(texts)), np.array([0, 2, 1, 1])
     sampled = [[0, 3, 4, 1], [0, 3, 7, 7, 7, 7, 7, 1], [0, 1], [0]]
-    alone = [reward([ids], rows[i:i + 1]) for i, ids in enumerate(sampled)]
-    together = reward(sampled, rows)
+    alone = [rewards_of(reward, [ids], rows[i:i + 1]) for i, ids in enumerate(sampled)]
+    together = rewards_of(reward, sampled, rows)
     assert together.shape == (4,) and together.dtype == torch.float32
     assert torch.allclose(together, torch.cat(alone)) and torch.isfinite(together).all()
 
@@ -71,7 +76,8 @@ def test_rewards_do_not_depend_on_the_others_of_the_batch(reward):
 def test_a_caption_that_breaks_off_earns_less_than_one_that_ends():
     texts = [[[0, 3, 4, 5, 6, 1], [0, 3, 4, 5, 1]], [[0, 7, 8, 1]]]
     sampled = [[0, 3, 4, 5, 6, 1], [0, 3, 4, 5, 6], [0, 3, 4, 5, 6, 3, 1]]
-    complete, broken_off, trailing = cider(make_captions(texts))(sampled, np.array([0, 0, 0]))
+    cider, rows = CiderD(make_captions(texts)), np.array([0, 0, 0])
+    complete, broken_off, trailing = rewards_of(cider, sampled, rows)
     assert complete > broken_off and complete > trailing
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from captioning.sampler import EpochSampler, by_length, random_view_per_item
+from captioning.sampler import EpochSampler, random_views
 
 
 def order(sampler, epoch, batch=0):
@@ -63,21 +63,9 @@ def test_it_is_a_batch_sampler_of_a_data_loader():
     assert served == [[10 * item for item in items] for items in sampler]
 
 
-@pytest.mark.parametrize('count', [1, 2, 5, 128])
-@pytest.mark.parametrize('groups', [1, 3, 4])
-def test_groups_of_like_length_are_a_partition(count, groups):
-    lengths = np.random.default_rng(0).integers(5, 30, count)
-    parts = by_length(lengths, groups)
-    assert sorted(np.concatenate(parts)) == list(range(count))
-    assert len(parts) <= groups and all(map(len, parts))
-    for shorter, longer in zip(parts, parts[1:], strict=False):
-        assert lengths[shorter].max() <= lengths[longer].min()
-
-
-def test_views_are_drawn_for_each_item_whatever_is_beside_it():
-    items = np.arange(300)
-    views = random_view_per_item(0, 1, items, 3)
+def test_views_are_drawn_for_each_item_of_an_epoch():
+    views = random_views(0, 1, 300, 3)
     assert np.bincount(views).min() > 60 and len(views) == 300 and views.max() == 2
-    assert np.array_equal(random_view_per_item(0, 1, items[::-1], 3), views[::-1])
+    assert np.array_equal(random_views(0, 1, 300, 3), views)
     for seed, epoch in ((1, 1), (0, 2)):
-        assert not np.array_equal(random_view_per_item(seed, epoch, items, 3), views)
+        assert not np.array_equal(random_views(seed, epoch, 300, 3), views)

@@ -71,10 +71,9 @@ def train_one_epoch(run):
 def train_step(phase, batch, seed):
     """One step on this process's share of a batch -> (gradient norm, nats, reward or None).
 
-    Reseeded at each step, so that resuming needs no saved random state. nats: cross-entropy summed
-    over the words of all processes; reward: as in StepLoss.
+    nats: cross-entropy summed over the words of all processes; reward: as in StepLoss.
     """
-    torch.manual_seed(seed)
+    phase.seed_step(seed)
     loss, nats, reward = phase.step_loss(batch)
     phase.optimizer.zero_grad()
     # DistributedDataParallel takes the mean over ranks; the sum is meant.

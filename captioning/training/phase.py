@@ -4,15 +4,22 @@ A run goes through the phases of PHASES in captioning/training/run.py, each in a
 What they share is here: a step reads cached features and lowers the loss of the captions.
 """
 
+import inspect
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from captioning import distributed
-from captioning.devices import computed_in, fast_dtype, length_groups
+from captioning import devices, distributed
+from captioning.batch_targets import BatchTargets
+from captioning.devices import (
+    computed_in,
+    length_groups,
+    recurrent_in_float32,
+    training_dtype,
+)
 from captioning.losses import LOSSES
-from captioning.sampler import EpochSampler, random_view_per_item
+from captioning.sampler import EpochSampler, random_views
 from captioning.training.steps import Batch
 
 
@@ -30,12 +37,23 @@ class Network(nn.Module):
 
     def __init__(self, encoder, decoder, tuned):
         super().__init__()
-        self.tuned, self.embed, self.decoder = tuned, encoder.embed, decoder
+        self.tuned, self.embed = tuned, encoder.embed
+        self.decoder = recurrent_in_float32(decoder)
 
     def forward(self, inputs, groups):
-        """inputs: (B, ...). groups: list of TargetGroup -> list of scores (b, T, V)."""
+        """inputs: (B, ...). groups: list of TargetGroup -> list of scores (W, V)."""
         embedded = distributed.on_global_batch(self.embed, self.tuned(inputs))
-        return [self.decoder(embedded[group.inputs], group.captions) for group in groups]
+        return [word_scores(self.decoder, embedded[group.inputs], group) for group in groups]
+
+
+def word_scores(decoder, features, group):
+    """Scores (W, V) of the scored words of a TargetGroup, features (b, ...).
+
+    A decoder whose `forward` takes `scored` computes those alone; from another they are taken.
+    """
+    if 'scored' in inspect.signature(decoder.forward).parameters:
+        return decoder(features, group.captions, group.scored)
+    return decoder(features, group.captions).flatten(0, 1)[group.scored]
 
 
 class Phase:
@@ -64,11 +82,24 @@ class Phase:
                   for part, rate in rates]
         self.parameters = [parameter for group in groups for parameter in group['params']]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay,
-                                           fused=self.device.type in ('cuda', 'cpu'))
+                                           fused=True)
         self.sampler = EpochSampler(items.items, items.batch_size, settings.seed,
                                     distributed.rank(), distributed.ranks())
         network = Network(model.encoder, model.decoder, nn.Sequential() if tuned is None else tuned)
         self.network = distributed.parallel(network)
+        self._seeded = False
+
+    def seed_step(self, seed):
+        """Let a step's random numbers follow from its seed: resuming needs no saved random state.
+
+        Dropout between the layers of an LSTM is cuDNN's on a GPU, which sets it up anew after each
+        seeding and makes the step wait: there the GPU's numbers are seeded once a process.
+        """
+        if self._seeded and devices.has_dropout_between_layers(self.model.decoder, self.device):
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+        self._seeded = True
 
     def set_mode(self):
         """Put encoder and decoder into the mode in which this phase trains."""
@@ -78,27 +109,36 @@ class Phase:
     def batches(self, epoch, first_batch):
         """What is left of an epoch, batch by batch -> yields Batch."""
         self.sampler.set_epoch(epoch, first_batch)
-        for number, (items, inputs) in enumerate(self.inputs(), start=first_batch):
-            yield self._batch(items, inputs, self.sampler.global_batch(number))
+        shares = list(self.sampler)    # this process's items of each batch
+        if not shares:
+            return
+        targets = BatchTargets(self.train, list(map(self._captions, shares)), self.length_groups)
+        for number, inputs in enumerate(self.inputs(shares)):
+            global_items = self.sampler.global_batch(first_batch + number)
+            captions = self.items.caption_indices(global_items)
+            yield Batch(rows=self.items.rows(shares[number]), inputs=inputs,
+                        groups=targets[number], words=self.train.words(captions),
+                        captions=len(captions))
 
-    def _batch(self, items, inputs, global_items):
-        captions = self.items.caption_indices(global_items)
-        return Batch(rows=self.items.rows(items), inputs=inputs,
-                     groups=self.items.groups(items, self.length_groups),
-                     words=self.train.words(captions), captions=len(captions))
+    def _captions(self, items):
+        return self.items.caption_indices(items), self.items.inputs_of_captions(items)
 
-    def inputs(self):
-        """This process's items of each batch that is left, and what the network reads of them."""
-        for items in self.sampler:
-            yield items, self._cached_features(items)
+    def inputs(self, batches):
+        """What the network reads in each batch of items -> yields (B, ...).
 
-    def _cached_features(self, items):
-        """Features (B, C) or (B, P, C) of the items' images, each in one of its views."""
-        settings, views = self.settings, None
-        if settings.views > 1:
-            views = random_view_per_item(
-                settings.seed, self.sampler.epoch, items, settings.views)
-        return self.train.features_of(self.items.rows(items), views)
+        Here features (B, C) or (B, P, C) of the items' images, each in one of its views.
+        """
+        rows = [self.items.rows(items) for items in batches]
+        return self.train.feature_batches(rows, self._views(batches))
+
+    def _views(self, batches):
+        """Which view of its image each item is shown in, batch by batch; None if there is one."""
+        settings = self.settings
+        if settings.views == 1:
+            return None
+        views = random_views(settings.seed, self.sampler.epoch, self.items.items.max() + 1,
+                             settings.views)
+        return [views[items] for items in batches]
 
     def step_loss(self, batch):
         """What a step makes smaller -> StepLoss."""
@@ -107,14 +147,19 @@ class Phase:
         return StepLoss(total / batch.words, nats)
 
     def scores(self, inputs, groups):
-        with computed_in(fast_dtype(self.device), self.device):
+        with self.precision():
             return self.network(inputs, groups)
+
+    def precision(self):
+        """Context in which the network is computed while it is trained."""
+        return computed_in(training_dtype(self.device), self.device)
 
     def caption_loss(self, scores, groups):
         """(what is trained on, plain cross-entropy in nats), both summed over words."""
-        scored = [(group_scores, group.targets)
-                  for group_scores, group in zip(scores, groups, strict=True)]
-        return LOSSES[self.settings.loss](scored, self.settings.label_smoothing)
+        loss, smoothing = LOSSES[self.settings.loss], self.settings.label_smoothing
+        sums = [loss(group_scores, group.targets, smoothing)
+                for group_scores, group in zip(scores, groups, strict=True)]
+        return [sum(parts) for parts in zip(*sums, strict=True)]
 
     def update_validation(self):
         """Bring the features of the validation images up to date before they are captioned."""

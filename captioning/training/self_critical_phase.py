@@ -10,9 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from captioning import decoding, distributed
-from captioning.captions import TargetGroup
-from captioning.losses import IGNORED, mask_padding, policy_loss
+from captioning import distributed
+from captioning.batch_targets import TargetGroup
+from captioning.decoding import write_drawn, write_likeliest
+from captioning.decoding_rules import Rules
+from captioning.devices import moved
+from captioning.drawn_captions import DrawnCaptions
+from captioning.losses import policy_loss
+from captioning.random_numbers import mixed
 from captioning.rewards import REWARDS
 from captioning.training.phase import Phase, StepLoss
 from captioning.training.steps import ImageItems
@@ -21,11 +26,11 @@ from captioning.training.steps import ImageItems
 class Drawn(NamedTuple):
     """Captions drawn of a batch of images.
 
-    group: them as a TargetGroup. advantages: (S,), by how much the reward of each is above its
-    baseline. rewards: (B, samples).
+    captions: DrawnCaptions, those of the first image first. advantages: (S,), by how much the
+    reward of each is above its baseline. rewards: (B, samples).
     """
 
-    group: TargetGroup
+    captions: DrawnCaptions
     advantages: torch.Tensor
     rewards: torch.Tensor
 
@@ -45,7 +50,7 @@ class SelfCriticalPhase(Phase):
                          ImageItems(train, settings.reward_batch_size),
                          rate=settings.reward_learning_rate)
         self.reward = REWARDS[settings.reward](train)
-        self.rules = {'max_len': settings.max_len, 'forbidden': [model.vocab.unk_id]}
+        self.rules = Rules(forbidden=[model.vocab.unk_id])
 
     def set_mode(self):
         """Without dropout: what is drawn and what is trained must be the same."""
@@ -58,47 +63,52 @@ class SelfCriticalPhase(Phase):
     def step_loss(self, batch):
         drawn = self.draw_captions(batch.rows, batch.inputs)
         reward = distributed.total(drawn.rewards.sum() / self.settings.reward_samples)
-        *scores, drawn_scores = self.scores(batch.inputs, [*batch.groups, drawn.group])
+        group, advantages = self._as_group(drawn)
+        *scores, drawn_scores = self.scores(batch.inputs, [*batch.groups, group])
         total, nats = self.caption_loss(scores, batch.groups)
-        unknown = torch.tensor(self.model.vocab.unk_id, device=self.device)
-        allowed = drawn_scores.float().index_fill(2, unknown, -torch.inf)    # as they were drawn
-        targets = drawn.group.targets
-        words = distributed.total((targets != IGNORED).sum())
-        policy = policy_loss(allowed, targets, drawn.advantages, words)
+        allowed = self.rules.without_forbidden(drawn_scores.float())    # as they were drawn
+        words = distributed.total(torch.full((), len(group.targets), device=self.device))
+        policy = policy_loss(allowed, group.targets, advantages, words)
         share = self.settings.reward_cross_entropy
         loss = share * (total / batch.words) + (1 - share) * policy
         return StepLoss(loss, nats, reward)
 
     @torch.no_grad()
     def draw_captions(self, rows, features):
-        """Draw captions of the images `rows` with features (B, ...) -> Drawn."""
+        """Draw captions of the images `rows` with features (B, ...) -> Drawn.
+
+        In the precision that is trained in: what is drawn and what is scored are one policy.
+        """
         settings, samples = self.settings, self.settings.reward_samples
-        keys = [[settings.seed, self.sampler.epoch, row] for row in rows]
-        seeds = [np.random.default_rng(key).integers(2 ** 62, size=samples) for key in keys]
-        embedded = self.model.encoder.embed(features)
-        captions = decoding.sample(
-            self.model.decoder, embedded.repeat_interleave(samples, dim=0),
-            seeds=np.concatenate(seeds).tolist(), **self.rules)
-        ids = [caption.ids for caption in captions]
-        rewards = self.reward(ids, np.repeat(rows, samples)).view(-1, samples)
+        keys = moved(rows, self.device)[:, None], torch.arange(samples, device=self.device)
+        seeds = mixed(settings.seed, self.sampler.epoch, *keys).flatten()
+        with self.precision():
+            embedded = self.model.encoder.embed(features)
+            ids, _ = write_drawn(self.model.decoder, embedded.repeat_interleave(samples, dim=0),
+                                 seeds, settings.max_len, self.rules)
+        captions = DrawnCaptions.of_ids(ids, self.model.decoder.end_id)
+        rewards = self.reward(captions, np.repeat(rows, samples)).view(-1, samples)
         advantages = (rewards - self._baseline(rows, embedded, rewards)).flatten()
-        return Drawn(self._as_group(ids, len(rows)), advantages, rewards)
+        return Drawn(captions, advantages, rewards)
 
     def _baseline(self, rows, embedded, rewards):
         """What each caption must beat (B, samples): the mean of the image's others, or greedy."""
         if self.settings.reward_baseline == 'greedy':
-            greedy = decoding.greedy(self.model.decoder, embedded, **self.rules)
-            return self.reward([caption.ids for caption in greedy], rows)[:, None]
+            with self.precision():
+                ids, _ = write_likeliest(self.model.decoder, embedded, self.settings.max_len,
+                                         self.rules)
+            greedy = DrawnCaptions.of_ids(ids, self.model.decoder.end_id)
+            return self.reward(greedy, rows)[:, None]
         of_others = rewards.sum(1, keepdim=True) - rewards
         return of_others / (self.settings.reward_samples - 1)
 
-    def _as_group(self, ids, images):
-        """Lists of ids, `reward_samples` of each image -> TargetGroup."""
-        lengths = torch.tensor([len(caption) for caption in ids], device=self.device)
-        end_id = self.model.vocab.end_id
-        captions = torch.full((len(ids), int(lengths.max())), end_id, device=self.device)
-        for row, caption in enumerate(ids):
-            captions[row, :len(caption)] = torch.tensor(caption)
-        inputs = torch.arange(images, device=self.device)
-        inputs = inputs.repeat_interleave(self.settings.reward_samples)
-        return TargetGroup(inputs, captions, mask_padding(captions, lengths))
+    def _as_group(self, drawn):
+        """-> (the captions drawn, as a TargetGroup; the advantage of each scored word's caption)"""
+        ids, lengths = drawn.captions.ids, drawn.captions.lengths
+        position = torch.arange(ids.shape[1], device=self.device)
+        is_scored = (position > 0) & (position < lengths[:, None])
+        scored, = is_scored.flatten().nonzero(as_tuple=True)    # waits: how many words were drawn?
+        images = torch.arange(len(drawn.rewards), device=self.device)
+        inputs = images.repeat_interleave(self.settings.reward_samples)
+        group = TargetGroup(inputs, ids, scored, ids.flatten()[scored])
+        return group, drawn.advantages[scored // ids.shape[1]]

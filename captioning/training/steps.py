@@ -6,6 +6,7 @@ rows of images; both lead to the same Batch.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 
@@ -17,7 +18,7 @@ class Batch(NamedTuple):
     all processes.
     """
 
-    rows: object
+    rows: np.ndarray
     inputs: torch.Tensor
     groups: list
     words: int
@@ -39,8 +40,9 @@ class CaptionItems:
     def caption_indices(self, items):
         return items
 
-    def groups(self, items, length_groups):
-        return self.captions.grouped_targets(items, length_groups)
+    def inputs_of_captions(self, items):
+        """Which of the batch's inputs each of its captions belongs to."""
+        return np.arange(len(items))
 
 
 class ImageItems:
@@ -58,8 +60,9 @@ class ImageItems:
     def caption_indices(self, items):
         return self.captions.captions_of_images(items)
 
-    def groups(self, items, length_groups):
-        return self.captions.targets_of_images(items, length_groups)
+    def inputs_of_captions(self, items):
+        """Which of the batch's inputs each of its captions belongs to."""
+        return np.repeat(np.arange(len(items)), self.captions.caption_counts(items))
 
 
 def images_per_step(captions, captions_per_step):

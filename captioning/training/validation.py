@@ -4,12 +4,14 @@ import numpy as np
 import torch
 
 from captioning import distributed
+from captioning.batch_targets import BatchTargets
 from captioning.captioner import load_captioner
 from captioning.features import split_features
 from captioning.files import write_json
 from captioning.losses import caption_losses
 from captioning.scoring.metrics import LOGGED
 from captioning.training.epoch import memory_explained
+from captioning.training.phase import word_scores
 
 
 @torch.no_grad()
@@ -35,15 +37,17 @@ def _validate(run):
 def validation_loss(run, batch_size=512):
     """Cross-entropy of the validation captions in nats per word."""
     val, model = run.val, run.model
-    nats, words = 0.0, 0
-    for start in range(0, len(val.indices), batch_size):
-        indices = val.indices[start:start + batch_size]
-        embedded = model.encoder.embed(val.features_of(val.image_rows[indices]))
-        for group in val.grouped_targets(indices, groups=4):
-            scores = model.decoder(embedded[group.inputs], group.captions)
-            nats += caption_losses(scores, group.targets)[0].item()
-        words += val.words(indices)
-    return nats / words
+    batches = [val.indices[start:start + batch_size]
+               for start in range(0, len(val.indices), batch_size)]
+    targets = BatchTargets(val, [(batch, np.arange(len(batch))) for batch in batches], groups=4)
+    features = val.feature_batches([val.image_rows[batch] for batch in batches])
+    nats = 0.0
+    for groups, features_of_batch in zip(targets, features, strict=True):
+        embedded = model.encoder.embed(features_of_batch)
+        for group in groups:
+            scores = word_scores(model.decoder, embedded[group.inputs], group)
+            nats += caption_losses(scores, group.targets)[0]
+    return float(nats) / val.words(val.indices)
 
 
 def caption_validation(run, captioner, beam_size=1):
