@@ -60,10 +60,7 @@ class EncoderCNN(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch-norm of (B, E) or (B, P, E) that takes a single row in training too.
-
-    The running statistics serve then.
-    """
+    """Batch-norm of (B, E) or (B, P, E); of a single row by the running statistics."""
 
     def forward(self, features):
         rows = features.flatten(0, -2)
@@ -102,8 +99,7 @@ class DecoderRNN(nn.Module):
                  start_id=0, end_id=1, image='every', tied=False):
         super().__init__()
         if image not in ('every', 'first', 'state', 'attention'):
-            raise ValueError(
-                f"image='{image}': expected 'every', 'first', 'state' or 'attention'.")
+            raise ValueError(f"image='{image}': expected 'every', 'first', 'state' or 'attention'.")
         if tied and embed_size != hidden_size:
             raise ValueError(f'tied=True needs one size for both, but embed_size={embed_size}, '
                              f'hidden_size={hidden_size}.')
@@ -129,8 +125,8 @@ class DecoderRNN(nn.Module):
 
         features: (B, E), with attention (B, P, E). captions: (B, T) ids, each
         [start, words..., end, padding]. Returns (B, T, V): position t scores captions[:, t] given
-        the image and captions[:, :t]. scored: (W,) indices of the B * T positions; then their
-        scores alone are computed, (W, V), which saves training those of the padding.
+        the image and captions[:, :t]. scored: (W,) of the B * T positions, to score these alone ->
+        (W, V), which saves training those of the padding.
         """
         image = self.dropout(self.attention.summary(features))              # (B, 1, E)
         words = self.dropout(self.scale * self.embedding(captions[:, :-1]))  # (B, T-1, E)
@@ -205,8 +201,7 @@ class DecoderRNN(nn.Module):
         self.eval()    # without dropout
         if self.image != 'attention':
             features = features.squeeze(1)
-        if states is not None:
-            states = [part.transpose(0, 1) for part in states]
+        states = states and [part.transpose(0, 1) for part in states]
         state, ids = self.init_state(features, states), [self.start_id]
         while len(ids) < max_len and ids[-1] != self.end_id:
             word = torch.tensor(ids[-1:], device=features.device)
@@ -229,10 +224,7 @@ class AlignedLinear(nn.Linear):
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout with the mask drawn by torch.rand on a CPU.
-
-    PyTorch's own takes 17 % of a training step there, this one 5 %.
-    """
+    """nn.Dropout, which takes 17 % of a training step on a CPU; by torch.rand it takes 5 %."""
 
     def forward(self, x):
         if not (x.is_cpu and self.training and self.p):
