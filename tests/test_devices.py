@@ -1,4 +1,4 @@
-"""What is asked of a device, on machines that this one is not: an old driver, a container, ranks."""
+"""What is asked of a device, on machines unlike this one: an old driver, a container, ranks."""
 
 import os
 import shutil
