@@ -142,13 +142,14 @@ class BestEnded:
         """Take from a beam what has ended and is better."""
         ended_scores = beam.scores.masked_fill(~beam.ended, -torch.inf)
         scores, places = ended_scores.view(-1, beam_size).max(dim=1)        # (B,)
+        first_rows = beam_size * torch.arange(len(places), device=places.device)
+        rows = first_rows + places
         better = scores > self.scores
-        rows = beam_size * torch.arange(len(places), device=places.device) + places
-        T = beam.captions.shape[1]
-        captions, log_probs = self.captions[:, :T], self.log_probs[:, :T - 1]    # views
-        captions.copy_(torch.where(better[:, None], beam.captions[rows], captions))
-        log_probs.copy_(torch.where(better[:, None], beam.log_probs[rows], log_probs))
         self.scores = torch.where(better, scores, self.scores)
+        T, better = beam.captions.shape[1], better[:, None]
+        captions, log_probs = self.captions[:, :T], self.log_probs[:, :T - 1]    # views
+        captions.copy_(torch.where(better, beam.captions[rows], captions))
+        log_probs.copy_(torch.where(better, beam.log_probs[rows], log_probs))
 
 
 def _list_captions(best, beam, beam_size, end_id):
