@@ -103,8 +103,8 @@ def extend(beam, beam_size, log_probs, allowed, end_id, length_power):
     scores = length_normalized(beam.total[:, None] + allowed, words[:, None], length_power)
     scores, chosen = scores.view(-1, beam_size * V).topk(beam_size, dim=1)  # (B, K)
 
-    first_rows = beam_size * torch.arange(len(chosen), device=chosen.device)
-    rows = (first_rows[:, None] + chosen // V).flatten()                    # (B * K,)
+    first = first_rows(len(chosen), beam_size, chosen.device)               # (B,)
+    rows = (first[:, None] + chosen // V).flatten()                         # (B * K,)
     word_ids = (chosen % V).flatten()                                       # (B * K,)
     scores = scores.flatten()
     words = words[rows]
@@ -114,6 +114,11 @@ def extend(beam, beam_size, log_probs, allowed, end_id, length_power):
     captions = torch.cat([beam.captions[rows], word_ids[:, None]], dim=1)
     log_probs = torch.cat([beam.log_probs[rows], word_log_probs[:, None]], dim=1)
     return Beam(captions, log_probs, words, total, scores, ended), rows
+
+
+def first_rows(images, beam_size, device):
+    """The row of each image's first caption in a beam -> (B,)."""
+    return beam_size * torch.arange(images, device=device)
 
 
 def reorder(state, rows, start_state):
@@ -142,8 +147,7 @@ class BestEnded:
         """Take from a beam what has ended and is better."""
         ended_scores = beam.scores.masked_fill(~beam.ended, -torch.inf)
         scores, places = ended_scores.view(-1, beam_size).max(dim=1)        # (B,)
-        first_rows = beam_size * torch.arange(len(places), device=places.device)
-        rows = first_rows + places
+        rows = first_rows(len(places), beam_size, places.device) + places
         better = scores > self.scores
         self.scores = torch.where(better, scores, self.scores)
         T, better = beam.captions.shape[1], better[:, None]
