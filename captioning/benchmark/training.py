@@ -64,7 +64,7 @@ def measure_coco(data):
     rows = [('batch', 'captions/s', 'seconds an epoch', 'making the batch', 'GFLOP/s')]
     for size in (128, 512, 2048):
         rates = training_rates(features_phase(captions, vocab, batch_size=size), steps=12)
-        epoch_seconds = COCO_CAPTIONS / rates.captions
+        epoch_seconds = rates.start + COCO_CAPTIONS / rates.captions
         rows.append((size, f'{rates.captions:.0f}', f'{epoch_seconds:.1f}',
                      f'{rates.batch_share:.1%}', f'{rates.gflops:.0f}'))
     print(text_table(rows, indent=2))
