@@ -135,7 +135,7 @@ class DecoderRNN(nn.Module):
         hidden, _ = self.attention(places, hidden)
         hidden = self.dropout(hidden)
         if scored is not None:
-            return self.linear(hidden.flatten(0, 1)[scored])                # (W, V)
+            return self.linear(hidden.flatten(0, 1).index_select(0, scored))    # (W, V)
         return self.linear(hidden).contiguous()                             # (B, T, V)
 
     def init_state(self, features, state=None):
@@ -212,11 +212,11 @@ class DecoderRNN(nn.Module):
 
 
 class AlignedLinear(nn.Linear):
-    """nn.Linear that a GPU computes with outputs added up to a multiple of 64: it is faster so."""
+    """nn.Linear that a GPU trains with outputs added up to a multiple of 64: it is faster so."""
 
     def forward(self, x):
         missing = -self.out_features % 64
-        if x.is_cpu or not missing:
+        if x.is_cpu or not missing or not torch.is_grad_enabled():    # to pad takes longer there
             return super().forward(x)
         weight = nn.functional.pad(self.weight, (0, 0, 0, missing))
         bias = nn.functional.pad(self.bias, (0, missing))

@@ -28,6 +28,7 @@ from captioning.devices import (
     fast_dtype,
     moved,
     recurrent_in_float32,
+    use,
 )
 from captioning.encoding import FrozenBackbone
 from captioning.model_files import build_encoder, load_model_file, recorded_sources
@@ -81,7 +82,7 @@ class Captioner:
         word is forbidden.
         """
         captions = []
-        batch_size = batch_size or decoding_batch(self.device)
+        batch_size = batch_size or decoding_batch(self.device, options.get('beam_size', 1))
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         options = {'forbidden': [self.vocab.unk_id], **options}
         seeds = options.pop('seeds', None)
@@ -117,7 +118,7 @@ class Captioner:
 def load_captioner(path=SHIPPED, device=None, model_file=None):
     """Rebuild the captioner in a checkpoint.
 
-    path: default: the best that ships. device: default: cuda, mps or cpu. model_file: take the
+    path: default: the best that ships. device: default: the first that works. model_file: take the
     classes of that file (it is run) instead of model.py; the shipped checkpoints come with theirs.
     Needs that file and the encoder weights that it names. FileNotFoundError and ValueError say what
     differs.
@@ -132,7 +133,8 @@ def load_captioner(path=SHIPPED, device=None, model_file=None):
     for module, part in ((encoder, 'encoder'), (decoder, 'decoder')):
         load_weights(module, state[part]['state'], path, classes.__file__)
     vocab = Vocabulary.from_words(**state['vocab'])
-    return Captioner(encoder, decoder, vocab, state['transform'], device or default_device())
+    device = use(device or default_device())
+    return Captioner(encoder, decoder, vocab, state['transform'], device)
 
 
 def _build(state, path, classes):

@@ -87,14 +87,12 @@ class Captions:
         """Features (B, C) or (B, P, C) float32, on the device, of the images `rows`.
 
         rows: array, or where the features are in memory a tensor on the device. views: beside it,
-        the view of each image: 0 is `features`, n is views[n - 1].
+        the view of each image: 0 is `features`, n is views[n - 1]; after `to` alone.
         """
         device = self.table.device
         if self.in_memory:
             if views is None:
                 return self.features[torch.as_tensor(rows, device=device)].float()
-            if self._all_views is None:
-                self._all_views = torch.stack([self.features, *self.views])
             rows, views = (torch.as_tensor(part, device=device) for part in (rows, views))
             return self._all_views[views, rows].float()
         if views is None:

@@ -46,9 +46,9 @@ def sample(decoder, features, max_len=20, forbidden=(), no_repeat=0, temperature
 
     temperature: above 0; below 1 sharpens the probabilities, above 1 flattens them. nucleus: above
     0 up to 1; words are drawn among the likeliest that together have this share of the probability
-    (Holtzman et al. 2020, The Curious Case of Neural Text Degeneration). seeds: B ints, one an
-    image; by default they are drawn by torch's generator. Raises ValueError for a temperature or
-    nucleus outside of these bounds.
+    (Holtzman et al. 2020, The Curious Case of Neural Text Degeneration). seeds: B ints
+    from 0 below 2 ** 63, one an image; by default they are drawn by torch's generator. Raises
+    ValueError for a temperature or nucleus outside of these bounds.
     """
     if not temperature > 0 or not 0 < nucleus <= 1:
         raise ValueError(f'temperature={temperature}, nucleus={nucleus}: expected above 0, and '

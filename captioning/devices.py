@@ -12,12 +12,15 @@ import functools
 import os
 import shutil
 import sys
+import threading
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 NO_GPU_HERE = ('no NVIDIA driver', 'No CUDA GPUs', 'No HIP GPUs', 'not compiled')
 MOST_WORKERS = 16
+APPLE = 'mps'    # the one name that is asked for: see pins_memory and loading_workers
 SHARED_MEMORY = '/dev/shm'    # through which worker processes hand photos over
 
 
@@ -34,6 +37,23 @@ def default_device():
     if reason:
         _tell_once(f'the GPU cannot be used, so the CPU computes: {reason}')
     return device or torch.device('cpu')
+
+
+def untried_device():
+    """As default_device, whether it works or not: for processes that share GPUs."""
+    if os.environ.get('CAPTIONING_DEVICE'):
+        return torch.device(os.environ['CAPTIONING_DEVICE'])
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator()
+    return torch.device('cpu')
+
+
+def use(device):
+    """Make a device such as cuda:1 the one that PyTorch asks and answers for -> torch.device."""
+    device = torch.device(device)
+    if device.index is not None and not is_cpu(device):
+        torch.get_device_module(device).set_device(device)
+    return device
 
 
 @functools.cache
@@ -107,7 +127,12 @@ def _has_bfloat16(device):
         able = getattr(torch.cpu, 'get_capabilities', dict)()
         return bool(able.get('amx_bf16') or able.get('avx512_bf16'))
     supported = getattr(torch.get_device_module(device), 'is_bf16_supported', None)
-    return supported is not None and supported(including_emulation=False)
+    if supported is None:
+        return False
+    try:
+        return supported(including_emulation=False)
+    except TypeError:    # Intel's in PyTorch 2.6
+        return supported()
 
 
 def _has_float16(device):
@@ -134,7 +159,7 @@ def recurrent_in_float32(network):
     """
     for layer in network.modules():
         if isinstance(layer, nn.RNNBase) and _leave_autocast not in _hooks(layer):
-            layer.register_forward_pre_hook(_leave_autocast)
+            layer.register_forward_pre_hook(_leave_autocast, with_kwargs=True)
             layer.register_forward_hook(_return_to_autocast, always_call=True)
     return network
 
@@ -145,33 +170,31 @@ def has_dropout_between_layers(network, device):
     return not is_cpu(device) and any(layer.dropout and layer.num_layers > 1 for layer in layers)
 
 
-_left = []    # contexts without autocast that recurrent layers are in
+_left = threading.local()    # contexts without autocast that recurrent layers are in
 
 
 def _hooks(layer):
     return layer._forward_pre_hooks.values()
 
 
-def _leave_autocast(layer, arguments):
-    inputs, *states = arguments
+def _leave_autocast(layer, positional, named):
+    device = next(layer.parameters()).device
     context = contextlib.nullcontext()
-    if not is_cpu(inputs.device):
-        context = torch.autocast(inputs.device.type, enabled=False)
-        arguments = inputs.float(), *map(_as_float32, states)
+    if not is_cpu(device):
+        context = torch.autocast(device.type, enabled=False)
+        positional, named = tree_map(_as_float32, (positional, named))
     context.__enter__()
-    _left.append(context)
-    return arguments
+    _left.contexts = [*getattr(_left, 'contexts', []), context]
+    return positional, named
 
 
 def _return_to_autocast(layer, arguments, output):
-    _left.pop().__exit__(None, None, None)
+    _left.contexts.pop().__exit__(None, None, None)
 
 
-def _as_float32(state):
-    """A state of a recurrent layer: a tensor, a tuple of them, or None."""
-    if isinstance(state, tuple):
-        return tuple(part.float() for part in state)
-    return state if state is None else state.float()
+def _as_float32(value):
+    is_number = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.float() if is_number else value
 
 
 # ---- Memory ----
@@ -179,21 +202,24 @@ def _as_float32(state):
 def moved(values, device):
     """An array or tensor -> a tensor on a device.
 
-    From its memory the processor does not wait for the copy, nor for the work that was given to the
-    device before.
+    From pinned memory, where there is such: then the processor waits neither for the copy nor for
+    the work that was given to the device before.
     """
     values = torch.as_tensor(values)
     if not values.is_cpu or is_cpu(device):
         return values.to(device)
-    if pins_memory(device):
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+    if not pins_memory(device):
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 @functools.cache
 def pins_memory(device):
-    """Can memory be pinned, so that copies from it to the device need no waiting?"""
-    if is_cpu(device):
+    """Can memory be pinned, so that copies from it to the device need no waiting?
+
+    On Apple's GPUs such a copy may read memory that is free again (pytorch issue 189690).
+    """
+    if torch.device(device).type in ('cpu', APPLE):
         return False
     try:
         torch.empty(1).pin_memory()
@@ -221,14 +247,16 @@ def loading_workers(device, batches, batch_bytes):
 
     At most one for each core that this process has to itself and for every second of so many
     batches, and so many that the batches under way, of so many bytes each, fit into shared memory,
-    of which a container may have 64 MB.
+    of which a container may have 64 MB. None on Apple's machines, which start each of them from
+    nothing.
     """
-    if is_cpu(device):
+    if torch.device(device).type in ('cpu', APPLE):
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    workers = min(MOST_WORKERS, batches // 2, cores // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+    ranks = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    workers = min(MOST_WORKERS, batches // 2, cores // ranks)
     if os.path.isdir(SHARED_MEMORY):
-        fitting = shutil.disk_usage(SHARED_MEMORY).free // batch_bytes
+        fitting = shutil.disk_usage(SHARED_MEMORY).free // batch_bytes // ranks
         workers = min(workers, fitting // 2 - 1)    # two a worker: one ready, one being read
     return max(0, workers)
 
@@ -249,6 +277,6 @@ def words_between_checks(device):
     return 1 if is_cpu(device) else 4
 
 
-def decoding_batch(device):
-    """How many images are captioned at once."""
-    return 256 if is_cpu(device) else 1024
+def decoding_batch(device, beam_size=1):
+    """How many images are captioned at once; each of their captions takes memory on a GPU."""
+    return 256 if is_cpu(device) else max(1, 1024 // beam_size)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
 
-from captioning.devices import default_device, is_cpu
+from captioning.devices import is_cpu, untried_device, use, working_accelerator
 
 
 def connect(device=None):
@@ -24,7 +24,7 @@ def connect(device=None):
     """
     if int(os.environ.get('WORLD_SIZE', 1)) == 1:
         return device
-    device = _device_of_process(torch.device(device or default_device()))
+    device = _device_of_process(device)
     # Long enough for the first rank to compute the features of all images while the others wait.
     patience = datetime.timedelta(days=1)
     dist.init_process_group(_backends(device), timeout=patience)
@@ -33,18 +33,26 @@ def connect(device=None):
     return device
 
 
-def _device_of_process(device):
-    """Each process of a machine computes on a GPU of its own, or on the CPU."""
-    if is_cpu(device):
-        return device
+def _device_of_process(asked_for):
+    """Each process of a machine computes on a GPU of its own, or on the CPU.
+
+    It is chosen before it is tried: a trial on another process's GPU would take memory there.
+    """
+    device = torch.device(asked_for) if asked_for else untried_device()
     module, number = torch.get_device_module(device), int(os.environ['LOCAL_RANK'])
+    takes_number = hasattr(module, 'set_device')
+    if is_cpu(device) or not (takes_number or asked_for):    # Apple's GPU has none
+        return torch.device('cpu')
     count = module.device_count()
     if number >= count:
         processes = os.environ['LOCAL_WORLD_SIZE']
         raise ValueError(f'{processes} processes, but GPUs: {count}. Start {count}, or add '
                          '--device cpu.')
-    module.set_device(number)
-    return torch.device(device.type, number)
+    device = use(torch.device(device.type, number))
+    _, reason = working_accelerator()
+    if reason:    # on the CPU this process could not talk to those on GPUs
+        raise RuntimeError(f'{device} cannot be used: {reason}')
+    return device
 
 
 def _backends(device):

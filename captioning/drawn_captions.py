@@ -8,9 +8,6 @@ Axes: S drawn captions, T caption length.
 
 import functools
 
-import torch
-from torch.nn.utils.rnn import pad_sequence
-
 
 class DrawnCaptions:
     """S captions on a device, which can be read as a sequence of S lists of ids.
@@ -27,13 +24,6 @@ class DrawnCaptions:
         """Captions (S, T) that repeat the end word after their end."""
         ended_before = (ids == end_id).cumsum(dim=1) - (ids == end_id).long() > 0
         return cls(ids, (~ended_before).sum(dim=1))
-
-    @classmethod
-    def of_lists(cls, lists, device):
-        """Captions that are lists of ids, moved to a device."""
-        ids = pad_sequence([torch.tensor(ids, dtype=torch.long) for ids in lists], batch_first=True)
-        lengths = torch.tensor([len(ids) for ids in lists])
-        return cls(ids.to(device), lengths.to(device))
 
     @functools.cached_property
     def lists(self):

@@ -163,7 +163,7 @@ def load_batches(photos, batches, batch_size, transform, device):
     for rows, pixels, errors in loader:
         images = None
         if pixels is not None:
-            images = normalize(pixels.to(device, non_blocking=True), mean, std)
+            images = normalize(pixels.to(device, non_blocking=pins_memory(device)), mean, std)
         yield rows, images, errors
 
 

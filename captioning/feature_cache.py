@@ -4,9 +4,10 @@
     features, unreadable = cache.read() or cache.compute(encode_rows, feature_shape)
 
 Beside the array NAME-HASH.npy lies NAME-HASH.json, the manifest: names and sizes of the images, in
-the order of the array's rows, which of them could not be read, and the array's checksum. The hash
-is of the list of images, so that an array never meets the list of another. While features are
-computed the array is called NAME-HASH.PROCESS.part.npy, and its manifest has no checksum yet.
+the order of the array's rows, which of them could not be read, the array's checksum, and its size
+and time when that was last found right. The hash is of the list of images, so that an array never
+meets the list of another. While features are computed the array is called
+NAME-HASH.PROCESS.part.npy, and its manifest has no checksum yet.
 """
 
 import contextlib
@@ -42,10 +43,24 @@ class FeatureCache:
         manifest = _read_manifest(self.manifest_file)
         if not manifest or not self.array_file.exists():
             return None
-        if manifest['sha256'] != file_hash(self.array_file):
+        if not self._is_sound(manifest):
             return None
         # Copy-on-write, since torch warns of arrays that are read-only.
         return np.load(self.array_file, mmap_mode='c'), manifest['unreadable']
+
+    def _is_sound(self, manifest):
+        """Is the array what was written?
+
+        Its checksum takes minutes where it has many gigabytes, and is computed only if its size or
+        the time of its last change are not those noted before.
+        """
+        if manifest.get('noted') == _size_and_time(self.array_file):
+            return True
+        sound = manifest['sha256'] == file_hash(self.array_file)
+        if sound:
+            with contextlib.suppress(OSError):    # where nothing may be written it is done again
+                self._write_manifest(manifest['unreadable'], manifest['sha256'])
+        return sound
 
     def compute(self, encode_rows, feature_shape):
         """Compute what earlier runs have not, keep it, and return what `read` gives.
@@ -100,16 +115,25 @@ class FeatureCache:
 
     def _write_manifest(self, unreadable=(), checksum=None):
         content = {'images': self.images, 'unreadable': list(unreadable), 'sha256': checksum}
+        if checksum and self.array_file.exists():
+            content['noted'] = _size_and_time(self.array_file)
         write_json(self.manifest_file, content, indent=None)
 
     def _finish(self, part, unreadable):
         """Give the array its name, and remove those of other lists of images."""
         with contextlib.suppress(FileNotFoundError):    # another process was first, and tidied up
-            self._write_manifest(unreadable, file_hash(part))
+            checksum = file_hash(part)
+            self._write_manifest(unreadable, checksum)
             os.replace(part, self.array_file)
+            self._write_manifest(unreadable, checksum)    # with its size and time
         for old in self.folder.glob(f'{self.name}-????????.*'):
             if old not in (self.array_file, self.manifest_file):
                 old.unlink(missing_ok=True)
+
+
+def _size_and_time(file):
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _names_and_sizes(paths):

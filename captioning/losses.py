@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-PART = {'cpu': 2 ** 20, 'accelerator': 2 ** 23}    # scores at a time: as many as a cache holds
+# Scores at a time: as many as a cache of a CPU holds; a GPU is better given all at once.
+PART = {'cpu': 2 ** 20, 'accelerator': 2 ** 26}
 
 
 def cross_entropy(scores, targets, label_smoothing):
@@ -40,10 +41,10 @@ def caption_losses(scores, targets):
 
 
 class CaptionLosses(torch.autograd.Function):
-    """Both sums of `caption_losses` in one pass over the scores, and the gradient in another.
+    """Both sums of `caption_losses`, some rows at a time, and their gradient by another softmax.
 
-    The scores are the largest thing of a step. PyTorch's log_softmax would write them several times
-    in float32; here some rows at a time are in float32, and stay in the cache.
+    The scores are the largest thing of a step. Between the two PyTorch would keep their log_softmax
+    in float32; this keeps nothing but the scores, and on a CPU its parts stay in the cache.
     """
 
     @staticmethod

@@ -92,12 +92,12 @@ def test_each_item_gets_the_features_of_its_view(texts, shape):
     captions = Captions.of_split(texts, views[0], views=list(views[1:]))
     rows, chosen = np.array([3, 3, 3, 0]), np.array([2, 0, 1, 1])
     expected = torch.from_numpy(views[chosen, rows]).float()
-    for moved in (captions, captions.to('cpu')):
-        assert torch.equal(moved.features_of(rows, chosen), expected)
-        first = moved.features_of(rows, np.zeros(4, int))
-        assert torch.equal(moved.features_of(rows), first)
-        batch, = moved.feature_batches([rows], [chosen])
-        assert torch.equal(batch, expected)
+    captions.to('cpu')
+    assert torch.equal(captions.features_of(rows, chosen), expected)
+    first = captions.features_of(rows, np.zeros(4, int))
+    assert torch.equal(captions.features_of(rows), first)
+    batch, = captions.feature_batches([rows], [chosen])
+    assert torch.equal(batch, expected)
 
 
 def test_unusable_images_and_endless_captions_are_left_out(captions):

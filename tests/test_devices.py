@@ -1,5 +1,7 @@
 """What is asked of a device, on machines unlike this one: an old driver, a container, ranks."""
 
+import contextlib
+import copy
 import os
 import shutil
 from types import SimpleNamespace
@@ -42,7 +44,7 @@ def test_the_environment_names_a_device(monkeypatch):
 
 @pytest.mark.parametrize(('batches', 'shared_memory', 'processes', 'workers'), [
     (1000, 2 ** 34, 1, 16), (1000, 2 ** 34, 8, 8), (1000, 2 ** 26, 1, 5), (1000, 0, 1, 0),
-    (6, 2 ** 34, 1, 3), (1, 2 ** 34, 1, 0)])
+    (1000, 2 ** 26, 4, 0), (6, 2 ** 34, 1, 3), (1, 2 ** 34, 1, 0)])
 def test_workers_fit_cores_work_and_shared_memory(monkeypatch, batches, shared_memory, processes,
                                                   workers):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda process: set(range(64)))
@@ -55,18 +57,42 @@ def test_workers_fit_cores_work_and_shared_memory(monkeypatch, batches, shared_m
     assert devices.loading_workers('cpu', batches, photos_of_a_batch) == 0
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch):
-    chosen = []
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine with two GPUs, of which `tried` lists those that were tried."""
+    chosen, tried = [], []
     module = SimpleNamespace(device_count=lambda: 2, set_device=chosen.append)
-    monkeypatch.setattr(torch, 'get_device_module', lambda device: module)
+    monkeypatch.setattr(torch, 'get_device_module',
+                        lambda device: torch.cpu if torch.device(device).type == 'cpu' else module)
+    monkeypatch.setattr(distributed, 'untried_device', lambda: torch.device('cuda'))
+    monkeypatch.setattr(distributed, 'working_accelerator',
+                        lambda: (tried.append(chosen[-1]), None))
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
     monkeypatch.setenv('LOCAL_RANK', '1')
-    assert distributed._device_of_process(torch.device('cuda')) == torch.device('cuda', 1)
+    return SimpleNamespace(module=module, tried=tried)
+
+
+def test_a_process_tries_its_gpu_alone(two_gpus):
+    expected = torch.device('cuda', 1)
+    assert distributed._device_of_process(None) == expected and two_gpus.tried == [expected]
+    assert distributed._device_of_process('cpu') == torch.device('cpu')
+
+
+def test_more_processes_than_gpus_are_refused(two_gpus, monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '2')
     with pytest.raises(ValueError, match='3 processes, but GPUs: 2. Start 2, or add --device cpu'):
-        distributed._device_of_process(torch.device('cuda'))
-    assert chosen == [1]
-    assert distributed._device_of_process(torch.device('cpu')) == torch.device('cpu')
+        distributed._device_of_process(None)
+
+
+def test_a_gpu_without_a_number_leaves_several_processes_to_the_cpu(two_gpus):
+    del two_gpus.module.set_device
+    assert distributed._device_of_process(None) == torch.device('cpu')
+
+
+def test_a_process_whose_gpu_does_not_work_ends(two_gpus, monkeypatch):
+    monkeypatch.setattr(distributed, 'working_accelerator', lambda: (None, 'no kernel image'))
+    with pytest.raises(RuntimeError, match='cuda:1 cannot be used: no kernel image'):
+        distributed._device_of_process(None)
 
 
 def test_tensors_of_both_memories_have_a_backend():
@@ -74,14 +100,29 @@ def test_tensors_of_both_memories_have_a_backend():
     assert distributed._backends(torch.device('cpu')) == 'gloo'
 
 
-def test_a_recurrent_layer_follows_autocast_on_a_cpu():
-    layer = devices.recurrent_in_float32(torch.nn.Sequential(torch.nn.GRU(4, 4, batch_first=True)))
+def test_a_recurrent_layer_is_as_before_on_a_cpu():
+    """Whatever the precision, and however it is called."""
+    plain = torch.nn.GRU(4, 4, batch_first=True)
+    layer = devices.recurrent_in_float32(copy.deepcopy(plain))
     assert devices.recurrent_in_float32(layer) is layer    # once more changes nothing
-    assert len(layer[0]._forward_pre_hooks) == 1
-    inputs = torch.randn(2, 3, 4)
-    expected = torch.nn.GRU(4, 4, batch_first=True)
-    expected.load_state_dict(layer[0].state_dict())
-    assert torch.equal(layer(inputs)[0], expected(inputs)[0])
+    assert len(layer._forward_pre_hooks) == 1
+    inputs, state = torch.randn(2, 3, 4), torch.randn(1, 2, 4)
+    for arguments, named in (((inputs,), {}), ((inputs, state), {}), ((inputs,), {'hx': state}),
+                             ((), {'input': inputs})):
+        assert torch.equal(layer(*arguments, **named)[0], plain(*arguments, **named)[0])
+    with torch.autocast('cpu', torch.bfloat16), torch.backends.mkldnn.flags(enabled=False):
+        result, expected = layer(inputs)[0], plain(inputs)[0]
+    assert result.dtype == expected.dtype and torch.equal(result, expected)
     with pytest.raises(RuntimeError):
         layer(torch.randn(2, 3, 5))
-    assert not devices._left    # also after an error
+    assert not devices._left.contexts    # also after an error
+
+
+def test_a_state_given_by_name_is_float32_too(monkeypatch):
+    """Of a GPU, as which the device 'meta' stands here."""
+    layer = devices.recurrent_in_float32(torch.nn.GRU(4, 4, batch_first=True).to('meta'))
+    inputs = torch.empty(2, 3, 4, device='meta', dtype=torch.bfloat16)
+    state = torch.empty(1, 2, 4, device='meta', dtype=torch.bfloat16)
+    monkeypatch.setattr(torch, 'autocast', lambda kind, enabled: contextlib.nullcontext())
+    for arguments, named in (((inputs, state), {}), ((), {'input': inputs, 'hx': state})):
+        assert layer(*arguments, **named)[0].dtype == torch.float32

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 from pycocoevalcap.cider.cider_scorer import CiderScorer
+from training_helpers import drawn_captions
 
 from captioning.captions import Captions
 from captioning.cider import CiderD
-from captioning.drawn_captions import DrawnCaptions
 from captioning.rewards import REWARDS, reference_captions
 
 
 def rewards_of(reward, sampled, rows):
     """Rewards of S lists of ids."""
-    return reward(DrawnCaptions.of_lists(sampled, 'cpu'), rows)
+    return reward(drawn_captions(sampled), rows)
 
 
 def make_captions(texts):

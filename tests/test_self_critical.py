@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from training_helpers import open_run, train
+from training_helpers import drawn_captions, open_run, train
 
 from captioning import rewards as rewards_file
-from captioning.drawn_captions import DrawnCaptions
 
 
 def test_dropout_rests_while_captions_are_rewarded(settings):
@@ -39,7 +38,7 @@ def test_what_is_drawn_has_text_rewards_and_advantages_that_fit(settings):
     for number, ids in enumerate(drawn.captions):
         assert ids[0] == 0 and 1 not in ids[:-1] and run.model.vocab.unk_id not in ids
         image, sample = divmod(number, 3)
-        alone = DrawnCaptions.of_lists([ids], 'cpu')
+        alone = drawn_captions([ids])
         reward = run.phase.reward(alone, rows[image:image + 1])
         assert reward.item() == pytest.approx(drawn.rewards[image, sample].item(), abs=1e-5)
     others = (drawn.rewards.sum(1, keepdim=True) - drawn.rewards) / 2

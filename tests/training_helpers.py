@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 import model
 from captioning import training
 from captioning.caption_data import find_data
+from captioning.drawn_captions import DrawnCaptions
 from captioning.training import epoch, finish_epoch, make_settings, train_one_epoch, validate
 
 TINY = {'name': 'squares', 'backbone': 'resnet18', 'vocab_threshold': 1, 'embed_size': 16,
@@ -50,6 +52,12 @@ def edited_model(path, *edits):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(source)
     return path
+
+
+def drawn_captions(lists):
+    """DrawnCaptions that are lists of ids."""
+    ids = pad_sequence([torch.tensor(ids, dtype=torch.long) for ids in lists], batch_first=True)
+    return DrawnCaptions(ids, torch.tensor([len(ids) for ids in lists]))
 
 
 @contextlib.contextmanager

@@ -43,14 +43,15 @@ class Network(nn.Module):
     def forward(self, inputs, groups):
         """inputs: (B, ...). groups: list of TargetGroup -> list of scores (W, V)."""
         embedded = distributed.on_global_batch(self.embed, self.tuned(inputs))
-        return [word_scores(self.decoder, embedded[group.inputs], group) for group in groups]
+        return [word_scores(self.decoder, embedded, group) for group in groups]
 
 
-def word_scores(decoder, features, group):
-    """Scores (W, V) of the scored words of a TargetGroup, features (b, ...).
+def word_scores(decoder, embedded, group):
+    """Scores (W, V) of the scored words of a TargetGroup; embedded: (B, ...), its batch's inputs.
 
     A decoder whose `forward` takes `scored` computes those alone; from another they are taken.
     """
+    features = embedded.index_select(0, group.inputs)                       # (b, ...)
     if 'scored' in inspect.signature(decoder.forward).parameters:
         return decoder(features, group.captions, group.scored)
     return decoder(features, group.captions).flatten(0, 1)[group.scored]
@@ -93,7 +94,7 @@ class Phase:
         """Let a step's random numbers follow from its seed: resuming needs no saved random state.
 
         Dropout between the layers of an LSTM is cuDNN's on a GPU, which sets it up anew after each
-        seeding and makes the step wait: there the GPU's numbers are seeded once a process.
+        seeding and makes the step wait: there the GPU's numbers are seeded at the first step alone.
         """
         if self._seeded and devices.has_dropout_between_layers(self.model.decoder, self.device):
             torch.default_generator.manual_seed(seed)

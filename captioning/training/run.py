@@ -13,7 +13,7 @@ import torch
 from captioning import distributed, files, runs
 from captioning.caption_data import CaptionData
 from captioning.checkpoint import read_checkpoint, save_checkpoint
-from captioning.devices import default_device
+from captioning.devices import default_device, use
 from captioning.model_files import load_model_file
 from captioning.training.epoch import delayed_interrupt
 from captioning.training.features_phase import FeaturesPhase
@@ -93,7 +93,7 @@ def open_run(settings, data, device=None):
     if settings.weights is None:
         raise ValueError('weights=None: a random backbone cannot be had again for captioning. '
                          'Save it, give its path.')
-    device, phases = torch.device(device or default_device()), phases_of(settings)
+    device, phases = use(device or default_device()), phases_of(settings)
     classes = load_model_file(settings.model_file)
     # Now, before the minutes of extraction in which files may be edited.
     experiment = runs.Experiment(settings, data, classes.__file__)

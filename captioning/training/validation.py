@@ -45,8 +45,8 @@ def validation_loss(run, batch_size=512):
     for groups, features_of_batch in zip(targets, features, strict=True):
         embedded = model.encoder.embed(features_of_batch)
         for group in groups:
-            scores = word_scores(model.decoder, embedded[group.inputs], group)
-            nats += caption_losses(scores, group.targets)[0]
+            scores = word_scores(model.decoder, embedded, group)
+            nats += caption_losses(scores, group.targets)[0].double()
     return float(nats) / val.words(val.indices)
 
 

@@ -121,7 +121,7 @@ def one_step(run, train_step):
     return counts
 
 
-def test_a_wait_put_into_the_step(run):
+def test_a_wait_put_into_the_step(run, pretended):
     def with_a_wait(phase, batch, seed):
         norm, *others = epoch.train_step(phase, batch, seed)
         return float(norm), *others
@@ -130,7 +130,7 @@ def test_a_wait_put_into_the_step(run):
     assert one_step(run, with_a_wait).waits == 1
 
 
-def test_float16_in_the_recurrent_layer(settings, few_photos, device, monkeypatch):
+def test_float16_in_the_recurrent_layer(settings, few_photos, device, pretended, monkeypatch):
     """Where autocast is not kept from it."""
     def lstm_dtypes():
         values = {'cocoapi_loc': few_photos, 'val_images': 1}
