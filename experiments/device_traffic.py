@@ -4,7 +4,8 @@
 
 A step that waits for the GPU or copies to it leaves it idle, and one of many operations is as slow
 as the processor that starts them. They are counted on a pretended GPU, captioning/pretended_gpu, by
-small made-up captions and random weights: but for the length of captions, sizes change no count.
+small made-up captions and random weights. Counts grow with the length of captions, and where a step
+has more scores than captioning/losses.py takes at a time.
 """
 
 import argparse
