@@ -6,6 +6,7 @@
 Axes: N images, C channels, P places, E embedding.
 """
 
+import copy
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from captioning.checkpoint import (
     load_weights,
     read_checkpoint,
     save_checkpoint,
+    tuned_stages,
     weights_hash,
 )
 from captioning.decoding import beam_search, greedy
@@ -44,15 +46,20 @@ class Captioner:
 
     `.encoder` and `.decoder` (in eval mode), `.vocab`, `.transform`, `.device`, and `.dtype`, which
     it computes in: fast_dtype(device); set it to torch.float32 to be exact.
+
+    Of the CNN before any tuning, for recognizers: `.backbone_hash`, of its weights, None if not
+    known; `.untuned`, {name: stage} of the stages that were tuned since, as they were.
     """
 
-    def __init__(self, encoder, decoder, vocab, transform, device):
+    def __init__(self, encoder, decoder, vocab, transform, device, backbone_hash=None, untuned=()):
         self.encoder = encoder.to(device).eval()
         self.decoder = recurrent_in_float32(decoder.to(device).eval())
         self.vocab, self.transform = vocab, make_transform(**transform)
         self.device = torch.device(device)
         self.dtype = fast_dtype(self.device)
         self._frozen = FrozenBackbone(self.encoder.backbone, self.dtype)
+        self.backbone_hash = backbone_hash
+        self.untuned = {name: stage.to(device).eval() for name, stage in dict(untuned).items()}
 
     def features(self, images):
         """Features (N, C) or (N, P, C) float32 of PIL images or paths.
@@ -129,12 +136,15 @@ def load_captioner(path=SHIPPED, device=None, model_file=None):
     classes = load_model_file(model_file)
     encoder, decoder = _build(state, path, classes)
     _check_backbone(encoder, state, path)
+    untuned = {name: copy.deepcopy(stage) for name, stage in encoder.backbone.named_children()
+               if name in tuned_stages(state)}
     encoder.transform = state['transform']    # a model.py of before had none
     for module, part in ((encoder, 'encoder'), (decoder, 'decoder')):
         load_weights(module, state[part]['state'], path, classes.__file__)
     vocab = Vocabulary.from_words(**state['vocab'])
     device = use(device or default_device())
-    return Captioner(encoder, decoder, vocab, state['transform'], device)
+    return Captioner(encoder, decoder, vocab, state['transform'], device,
+                     state['encoder']['backbone_hash'], untuned)
 
 
 def _build(state, path, classes):

@@ -129,7 +129,12 @@ def _check_part(sizes, state):
 
 def is_tuned(state):
     """Does a checkpoint hold stages of the CNN that were tuned?"""
-    return any(key.startswith('backbone.') for key in state['encoder']['state'])
+    return bool(tuned_stages(state))
+
+
+def tuned_stages(state):
+    """Names of the stages of the CNN that were tuned, whose weights a checkpoint holds -> a set."""
+    return {key.split('.')[1] for key in state['encoder']['state'] if key.startswith('backbone.')}
 
 
 # ---- Loading into a model ----
@@ -168,7 +173,7 @@ def load_tuned(encoder, state, path, model_file):
     """Load the tuned stages of a checkpoint, and mark them as tuned: `model_state` keeps them."""
     tuned = {key: value for key, value in state['encoder']['state'].items()
              if key.startswith('backbone.')}
-    for stage in {key.split('.')[1] for key in tuned}:
+    for stage in tuned_stages(state):
         encoder.backbone.get_submodule(stage).requires_grad_(True)
     head = {key: value for key, value in encoder.state_dict().items()
             if not key.startswith('backbone.')}

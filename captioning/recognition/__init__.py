@@ -1,0 +1,27 @@
+"""What an encoder knows: probabilities of words for an image, before any caption is written.
+
+    from captioning.recognition import SharedEncoder, recognizer_for
+    recognizer, reason = recognizer_for(captioner)          # None and why, where there is none
+    features, pooled = SharedEncoder(captioner).encode(images)
+    probabilities = recognizer.probabilities(pooled)        # (N, W), of recognizer.words
+
+    imagenet_words.tsv      a plain word for each of ImageNet's 1,000 classes, to be read and edited
+    words.py                that table as Python values: Word, words_of
+    recognizer.py           ImageNetRecognizer: the classifier that the encoder was
+    untuned.py              SharedEncoder: a captioner's features, and those that a recognizer reads
+
+A recognizer is any object with these, whatever it was trained on:
+
+    words                       list of Word
+    backbone_hash               of the CNN whose features it reads, as checkpoints name it
+    probabilities(features)     pooled features (N, C) of that CNN as its weights file has it, never
+                                of a tuned stage -> (N, W) float32 in 0..1; words need not exclude
+                                each other, and a row may add up to any number
+"""
+
+from captioning.recognition.recognizer import ImageNetRecognizer, load_recognizer, recognizer_for
+from captioning.recognition.untuned import SharedEncoder, untuned_encoder
+from captioning.recognition.words import Word, read_table, words_of
+
+__all__ = ['ImageNetRecognizer', 'SharedEncoder', 'Word', 'load_recognizer', 'read_table',
+           'recognizer_for', 'untuned_encoder', 'words_of']

@@ -1,0 +1,80 @@
+"""ImageNet's classifier, as probabilities of plain words.
+
+    recognizer, reason = recognizer_for(captioner)
+    recognizer.probabilities(pooled)        # (N, W), of recognizer.words
+
+The last layer of the ResNet-50 in models/resnet50_v1_imagenet.pt (He et al. 2015, Deep Residual
+Learning for Image Recognition) lies beside it in a file of its own.
+
+Axes: N images, C channels, K classes, W words.
+"""
+
+import torch
+from torch import nn
+
+from captioning import files
+from captioning.files import repository_path
+from captioning.recognition.words import TABLE, read_table, words_of
+
+CLASSIFIER = files.ROOT / 'models' / 'resnet50_v1_imagenet_classifier.pt'
+BACKBONE_HASH = '264bcf2048ab0d49'    # of models/resnet50_v1_imagenet.pt, by weights_hash
+
+
+class ImageNetRecognizer(nn.Module):
+    """A linear classifier whose classes are told by plain words.
+
+    weight: (K, C). bias: (K,). lines: of the table of classes, K of them. backbone_hash: of the CNN
+    that it belongs to. `.words`: list of W Word. Classes without a word keep their probability to
+    themselves.
+    """
+
+    def __init__(self, weight, bias, lines, backbone_hash=BACKBONE_HASH):
+        super().__init__()
+        if len(lines) != len(weight):
+            raise ValueError(f'{len(lines)} lines of words for {len(weight)} classes.')
+        self.backbone_hash = backbone_hash
+        self.words, classes = words_of(lines)
+        sums = torch.zeros(len(weight), len(self.words))
+        for word, members in enumerate(classes):
+            sums[members, word] = 1
+        self.register_buffer('weight', weight.float())
+        self.register_buffer('bias', bias.float())
+        self.register_buffer('sums', sums)    # (K, W): 1 where a class is told by a word
+
+    @torch.no_grad()
+    def probabilities(self, features):
+        """Probabilities of the words, (N, W) float32, that add up to at most 1 for an image.
+
+        features: pooled, (N, C), of the CNN as it was when the classifier was trained. A word's is
+        the sum of those of its classes.
+        """
+        self.to(features.device)
+        logits = nn.functional.linear(features.float(), self.weight, self.bias)    # (N, K)
+        return logits.softmax(dim=1) @ self.sums
+
+
+def load_recognizer(classifier=CLASSIFIER, table=TABLE):
+    """The recognizer that ships. FileNotFoundError and ValueError say what is wrong with a file."""
+    lines = read_table(table)
+    try:
+        state = torch.load(classifier, map_location='cpu', weights_only=True)
+        weight, bias = state['fc.weight'], state['fc.bias']
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{repository_path(classifier)} not found. It comes with the '
+                                'repository: restore it.') from None
+    except Exception as error:    # a damaged or foreign file raises many kinds
+        raise ValueError(f'{repository_path(classifier)} holds no fc.weight and fc.bias that can '
+                         f'be read safely: {str(error)[:200]}') from None
+    return ImageNetRecognizer(weight, bias, lines)
+
+
+def recognizer_for(captioner):
+    """The recognizer for a captioner, and why there is none -> (recognizer or None, text or '').
+
+    ImageNet's classifier fits the ResNet-50 that ships alone, tuned since or not.
+    """
+    if captioner.backbone_hash != BACKBONE_HASH:
+        return None, ('Nothing is recognized: the classifier that ships belongs to the weights '
+                      f'{BACKBONE_HASH} of models/resnet50_v1_imagenet.pt, and the encoder of this '
+                      f'captioner started from {captioner.backbone_hash or "others"}.')
+    return load_recognizer().to(captioner.device), ''
