@@ -85,18 +85,18 @@ class Captioner:
         """What a method of captioning.decoding gives for features (N, ...) -> list.
 
         features: an array or tensor; rows: of these images only, batch by batch, so that an array
-        on disk is never read at once. options: the method's; `seeds` is one an image. The unknown
-        word is forbidden.
+        on disk is never read at once. options: the method's; `seeds` and `required` are lists, an
+        entry an image. The unknown word is forbidden.
         """
         captions = []
         batch_size = batch_size or decoding_batch(self.device, options.get('beam_size', 1))
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         options = {'forbidden': [self.vocab.unk_id], **options}
-        seeds = options.pop('seeds', None)
+        of_images = {name: options.pop(name) for name in ('seeds', 'required') if name in options}
         for start in range(0, len(rows), batch_size):
             chosen = slice(start, start + batch_size)
-            if seeds is not None:
-                options['seeds'] = seeds[chosen]
+            options |= {name: values[chosen] for name, values in of_images.items()
+                        if values is not None}
             batch = torch.asarray(features[rows[chosen]], copy=True)
             batch = moved(batch, self.device).float()
             with computed_in(self.dtype, self.device):

@@ -31,7 +31,8 @@ The encoder's weights: {weights}.
 {scores}
 '''
 MODULES = ('vocabulary.py', 'data_loader.py', 'requirements.txt', 'LICENSE')
-LIBRARY = ('captioning/**/*.py', 'captioning/**/*.toml', 'scripts/*.py')
+LIBRARY = ('captioning/**/*.py', 'captioning/**/*.toml', 'captioning/recognition/*.t*',
+           'scripts/*.py')
 RESULTS = ('settings.json', 'log.jsonl', 'scores.json', 'curves.png', 'samples.png',
            'captions_test.jpg', 'attention.png', 'captions_val.json', 'captions_test.json')
 

@@ -21,6 +21,7 @@ import model
 from captioning import decoding, pretended_gpu
 from captioning.benchmark.made_up import made_up_captions, made_up_vocabulary
 from captioning.benchmark.training import take_steps
+from captioning.constrained_search import constrained_search
 from captioning.tables import text_table
 from captioning.training import make_settings
 from captioning.training.features_phase import FeaturesPhase
@@ -50,6 +51,7 @@ METHODS = {
     'greedy': (decoding.greedy, {}),
     'greedy, no word sequence twice': (decoding.greedy, {'no_repeat': 3}),
     'beam 3': (decoding.beam_search, {'beam_size': 3}),
+    'beam 3, a word required': (constrained_search, {'beam_size': 3, 'required': [[{5}]] * 4}),
     'sample': (decoding.sample, {}),
     'sample, nucleus': (decoding.sample, {'nucleus': 0.9}),
 }

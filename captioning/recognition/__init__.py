@@ -9,6 +9,7 @@
     words.py                that table as Python values: Word, words_of
     recognizer.py           ImageNetRecognizer: the classifier that the encoder was
     untuned.py              SharedEncoder: a captioner's features, and those that a recognizer reads
+    like_words.py           KnownNouns: words of a vocabulary that are like a new one, by WordNet
 
 A recognizer is any object with these, whatever it was trained on:
 

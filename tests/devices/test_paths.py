@@ -14,6 +14,7 @@ from captioning import decoding
 from captioning.attention import show_attention
 from captioning.captioner import load_captioner
 from captioning.checkpoint import read_checkpoint
+from captioning.constrained_search import constrained_beams
 from captioning.devices import default_device, fast_dtype, training_dtype, working_accelerator
 from captioning.photos import load_image
 from captioning.training import final_scores
@@ -85,7 +86,8 @@ def test_every_decoding_method_writes_what_a_cpu_writes(small, device, exact, im
     methods = [(decoding.greedy, {}), (decoding.greedy, {'no_repeat': 2}),
                (decoding.sample, {'seeds': range(4)}),
                (decoding.sample, {'seeds': range(4), 'nucleus': 0.9, 'temperature': 0.7}),
-               (decoding.beam_search, {'beam_size': 3}), (decoding.beams, {'beam_size': 3})]
+               (decoding.beam_search, {'beam_size': 3}), (decoding.beams, {'beam_size': 3}),
+               (constrained_beams, {'required': [[{5, 6}], [], [{7}, {8}], [{9}]]})]
     for method, options in methods:
         there = captioner.decode(features, method, **options)
         here = on_cpu.decode(features, method, **options)
