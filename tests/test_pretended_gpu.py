@@ -12,6 +12,7 @@ import pytest
 
 from captioning.files import ROOT
 
+DEVICES = ROOT / 'tests' / 'devices'
 OPTIONS = ['-p', 'no:randomly', '-p', 'no:xdist', '-p', 'no:cacheprovider', '-q', '-rs']
 
 
@@ -28,5 +29,12 @@ def on_pretended_gpu(*paths):
         pytest.skip('; '.join(dict.fromkeys(reasons)))
 
 
-def test_the_pretended_gpu_does_as_cuda_does():
-    on_pretended_gpu('tests/devices')
+@pytest.mark.parametrize('files', [['test_paths.py'], ['test_planted_errors.py'],
+                                   ['test_pretence*.py', 'test_device_traffic.py']], ids=str)
+def test_on_the_pretended_gpu(files):
+    on_pretended_gpu(*(str(path) for file in files for path in sorted(DEVICES.glob(file))))
+
+
+def test_no_test_of_devices_is_left_out():
+    parts = ('test_paths', 'test_planted_errors', 'test_pretence', 'test_device_traffic')
+    assert all(path.stem.startswith(parts) for path in DEVICES.glob('test_*.py'))
