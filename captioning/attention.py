@@ -28,6 +28,7 @@ def show_attention(captioner, photo, caption_ids=None, features=None):
         caption, = captioner.decode(features, greedy)
         caption_ids = caption.ids
     embedded = captioner.encoder.embed(features)                                # (1, P, E)
-    weights = attention_weights(captioner.decoder, embedded, caption_ids)       # (T - 1, P)
-    words = [captioner.vocab.idx2word[idx] for idx in caption_ids[1:]]
+    writer = captioner.naming or captioner    # whose vocabulary is longer
+    weights = attention_weights(writer.decoder, embedded, caption_ids)          # (T - 1, P)
+    words = [writer.vocab.idx2word[idx] for idx in caption_ids[1:]]
     return plot_attention(photo, words, weights.cpu())

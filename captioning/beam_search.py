@@ -18,19 +18,21 @@ from captioning.devices import words_between_checks
 
 @torch.no_grad()
 def beam_search(decoder, features, beam_size=3, max_len=20, forbidden=(), no_repeat=0,
-                length_power=0.7):
+                length_power=0.7, not_after=None):
     """The best caption that a beam of `beam_size` comes to -> B times Caption.
 
     A beam of 1 is greedy. Captions compete by their `length_normalized` scores; one that has ended
     keeps its place in the beam until better ones push it out. What is returned is the best that has
     ended at any step, or the best of the last step where none has ended.
     """
-    lists = beams(decoder, features, beam_size, max_len, forbidden, no_repeat, length_power)
+    lists = beams(decoder, features, beam_size, max_len, forbidden, no_repeat, length_power,
+                  not_after)
     return [captions[0] for captions in lists]
 
 
 @torch.no_grad()
-def beams(decoder, features, beam_size=3, max_len=20, forbidden=(), no_repeat=0, length_power=0.7):
+def beams(decoder, features, beam_size=3, max_len=20, forbidden=(), no_repeat=0, length_power=0.7,
+          not_after=None):
     """As beam_search, with all captions that are left in the beam.
 
     Returns for each image a list of 1 to `beam_size` different Captions: first what beam_search
@@ -42,7 +44,7 @@ def beams(decoder, features, beam_size=3, max_len=20, forbidden=(), no_repeat=0,
     state = start_state = tuple(part.repeat_interleave(beam_size, dim=0) for part in state)
     beam = start_beam(images, beam_size, decoder.start_id, device)
     best = BestEnded(images, max_len, end_id, device)
-    rules, patience = Rules(forbidden, no_repeat), words_between_checks(device)
+    rules, patience = Rules(forbidden, no_repeat, not_after), words_between_checks(device)
     while beam.captions.shape[1] < max_len:
         logits, state = decoder.step(beam.captions[:, -1], state)
         log_probs, allowed = rules.next_words(logits, beam.captions)

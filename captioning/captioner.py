@@ -2,6 +2,8 @@
 
     captioner = load_captioner()            # the one that ships; or 'runs/scenes/best.pt'
     captioner.caption(['photo.jpg'])        # ['a dog runs on the beach.']
+    seen = captioner.see(batch)             # of images as captioner.transform makes them
+    captioner.describe(seen, beam_size=5)   # captions with their probabilities and names
 
 Axes: N images, C channels, P places, E embedding.
 """
@@ -22,7 +24,7 @@ from captioning.checkpoint import (
     tuned_stages,
     weights_hash,
 )
-from captioning.decoding import beam_search, greedy
+from captioning.decoding import beams, greedy
 from captioning.devices import (
     computed_in,
     decoding_batch,
@@ -34,11 +36,14 @@ from captioning.devices import (
 )
 from captioning.encoding import FrozenBackbone
 from captioning.model_files import build_encoder, load_model_file, recorded_sources
+from captioning.naming import Description, Naming, Seen
 from captioning.photos import as_seen, load_image
+from captioning.recognition import recognizer_for
 from captioning.transforms import make_transform
 from vocabulary import Vocabulary
 
 SHIPPED = files.ROOT / 'models' / 'flickr8k_best.pt'
+ONE_PER_IMAGE = ('seeds', 'required', 'probabilities')
 
 
 class Captioner:
@@ -48,7 +53,8 @@ class Captioner:
     it computes in: fast_dtype(device); set it to torch.float32 to be exact.
 
     Of the CNN before any tuning, for recognizers: `.backbone_hash`, of its weights, None if not
-    known; `.untuned`, {name: stage} of the stages that were tuned since, as they were.
+    known; `.untuned`, {name: stage} of the stages that were tuned since, as they were. `.naming`: a
+    Naming, where captions are to name what a recognizer sees, or None.
     """
 
     def __init__(self, encoder, decoder, vocab, transform, device, backbone_hash=None, untuned=()):
@@ -60,16 +66,22 @@ class Captioner:
         self._frozen = FrozenBackbone(self.encoder.backbone, self.dtype)
         self.backbone_hash = backbone_hash
         self.untuned = {name: stage.to(device).eval() for name, stage in dict(untuned).items()}
+        self.naming = None
+
+    # ---- From images to features ----
 
     def features(self, images):
         """Features (N, C) or (N, P, C) float32 of PIL images or paths.
 
         OSError names a photo that cannot be read.
         """
+        return self.encode(self.batch(images))
+
+    def batch(self, images):
+        """PIL images or paths -> (N, 3, S, S) on the device. OSError as in `features`."""
         images = [load_image(image) if isinstance(image, (str, Path)) else as_seen(image)
                   for image in images]
-        batch = torch.stack([self.transform(image) for image in images])
-        return self.encode(moved(batch, self.device))
+        return moved(torch.stack([self.transform(image) for image in images]), self.device)
 
     def encode(self, images):
         """Features (N, C) or (N, P, C) float32 of images (N, 3, S, S) that are on the device.
@@ -80,19 +92,25 @@ class Captioner:
             self._frozen = FrozenBackbone(self.encoder.backbone, self.dtype)
         return self._frozen.encode(images)
 
+    def see(self, images):
+        """Images (N, 3, S, S) on the device -> Seen, which `describe` takes."""
+        return self.naming.see(images) if self.naming else Seen(self.encode(images))
+
+    # ---- From features to captions ----
+
     @torch.no_grad()
     def decode(self, features, method=greedy, rows=None, batch_size=None, **options):
         """What a method of captioning.decoding gives for features (N, ...) -> list.
 
         features: an array or tensor; rows: of these images only, batch by batch, so that an array
-        on disk is never read at once. options: the method's; `seeds` and `required` are lists, an
-        entry an image. The unknown word is forbidden.
+        on disk is never read at once. options: the method's; those in ONE_PER_IMAGE have an entry
+        for each row. The unknown word is forbidden.
         """
         captions = []
         batch_size = batch_size or decoding_batch(self.device, options.get('beam_size', 1))
         rows = np.arange(len(features)) if rows is None else np.asarray(rows)
         options = {'forbidden': [self.vocab.unk_id], **options}
-        of_images = {name: options.pop(name) for name in ('seeds', 'required') if name in options}
+        of_images = {name: options.pop(name) for name in ONE_PER_IMAGE if name in options}
         for start in range(0, len(rows), batch_size):
             chosen = slice(start, start + batch_size)
             options |= {name: values[chosen] for name, values in of_images.items()
@@ -104,34 +122,53 @@ class Captioner:
                 captions += method(self.decoder, embedded, **options)
         return captions
 
+    def describe(self, seen, beam_size=1, max_len=20, count=1, rows=None):
+        """Descriptions of Seen images, or of these rows -> for each a list of 1 to `count`.
+
+        The best comes first; a beam of 1 is greedy.
+        """
+        if self.naming and seen.probabilities is not None:
+            return self.naming.describe(seen, beam_size, max_len, count, rows)
+        beam_size = max(beam_size, count)
+        if beam_size == 1:
+            lists = [[one] for one in self.decode(seen.features, greedy, rows, max_len=max_len)]
+        else:
+            lists = self.decode(seen.features, beams, rows, beam_size=beam_size, max_len=max_len)
+        return [[Description(self.vocab.decode(one.ids), one) for one in captions[:count]]
+                for captions in lists]
+
     def caption_features(self, features, max_len=20, beam_size=1, rows=None):
         """Captions, a list of str, of features (N, ...), or of these rows; a beam of 1 is greedy.
+
+        Nothing is named: for that `describe` takes what `see` gives.
         """
-        method, options = greedy, {}
-        if beam_size > 1:
-            method, options = beam_search, {'beam_size': beam_size}
-        captions = self.decode(features, method, rows, max_len=max_len, **options)
-        return [self.vocab.decode(caption.ids) for caption in captions]
+        return _texts(self.describe(Seen(features), beam_size, max_len, rows=rows))
 
     def caption(self, images, max_len=20, beam_size=1):
         """Captions, a list of str, of PIL images or paths."""
         if not len(images):
             return []
-        return self.caption_features(self.features(images), max_len, beam_size)
+        return _texts(self.describe(self.see(self.batch(images)), beam_size, max_len))
+
+
+def _texts(lists):
+    return [best.text for best, *_ in lists]
 
 
 # ---- Loading ----
 
-def load_captioner(path=SHIPPED, device=None, model_file=None):
+def load_captioner(path=SHIPPED, device=None, model_file=None, names=None):
     """Rebuild the captioner in a checkpoint.
 
     path: default: the best that ships. device: default: the first that works. model_file: take the
     classes of that file (it is run) instead of model.py; the shipped checkpoints come with theirs.
+    names: name what ImageNet's classifier sees; default: the shipped checkpoints do.
     Needs that file and the encoder weights that it names. FileNotFoundError and ValueError say what
     differs.
     """
     state = read_checkpoint(path)
-    if model_file is None and Path(path).resolve().parent == SHIPPED.parent:
+    ships = Path(path).resolve().parent == SHIPPED.parent
+    if model_file is None and ships:
         model_file = SHIPPED.with_name('model.py')
     classes = load_model_file(model_file)
     encoder, decoder = _build(state, path, classes)
@@ -143,8 +180,19 @@ def load_captioner(path=SHIPPED, device=None, model_file=None):
         load_weights(module, state[part]['state'], path, classes.__file__)
     vocab = Vocabulary.from_words(**state['vocab'])
     device = use(device or default_device())
-    return Captioner(encoder, decoder, vocab, state['transform'], device,
-                     state['encoder']['backbone_hash'], untuned)
+    captioner = Captioner(encoder, decoder, vocab, state['transform'], device,
+                          state['encoder']['backbone_hash'], untuned)
+    if ships if names is None else names:
+        name_things(captioner)
+    return captioner
+
+
+def name_things(captioner):
+    """Let a captioner name what ImageNet's classifier sees. ValueError tells why it cannot."""
+    recognizer, reason = recognizer_for(captioner)
+    if recognizer is None:
+        raise ValueError(reason)
+    captioner.naming = Naming(captioner, recognizer)
 
 
 def _build(state, path, classes):

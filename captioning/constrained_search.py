@@ -3,6 +3,7 @@
     required = [[{dog, dogs}], [], [{man, men}, {horse, horses}]]   # of 3 images, as ids
     captions = constrained_search(decoder, features, required, beam_size=5)
     lists = constrained_beams(decoder, features, required, beam_size=5)
+    candidates = beams_by_said(decoder, features, required, beam_size=5)    # that may say them
 
 Anderson, Fernando, Johnson and Gould 2017, Guided Open Vocabulary Image Captioning with Constrained
 Beam Search. Each required word is a set of forms, any of which will do, such as singular and
@@ -19,29 +20,28 @@ Axes: B images, S states, K beam, T ids so far, V vocabulary, F forms of an imag
 """
 
 from collections import defaultdict
-from operator import itemgetter
+from typing import NamedTuple
 
 import torch
 
 from captioning.beam_search import Beam, BestEnded, beams, length_normalized, reorder, start_beam
-from captioning.decoding_rules import Rules, cut_after_end
+from captioning.decoding_rules import Caption, Rules, cut_after_end
 from captioning.devices import decoding_batch, moved, words_between_checks
 
 MOST_WORDS = 5    # which are 32 states
-EMPTY = -1        # where a beam has no caption
 
 
 def constrained_search(decoder, features, required, beam_size=3, max_len=20, forbidden=(),
-                       no_repeat=0, length_power=0.7, only_required=()):
+                       no_repeat=0, length_power=0.7, only_required=(), not_after=None):
     """The best caption that says all required words -> B times Caption; see constrained_beams."""
     lists = constrained_beams(decoder, features, required, beam_size, max_len, forbidden,
-                              no_repeat, length_power, only_required)
+                              no_repeat, length_power, only_required, not_after)
     return [captions[0] for captions in lists]
 
 
 @torch.no_grad()
 def constrained_beams(decoder, features, required, beam_size=3, max_len=20, forbidden=(),
-                      no_repeat=0, length_power=0.7, only_required=()):
+                      no_repeat=0, length_power=0.7, only_required=(), not_after=None):
     """As captioning.beam_search.beams, of captions that say required words.
 
     required: for each image a list of words, each a set of forms (ids); an image without any gets
@@ -55,26 +55,78 @@ def constrained_beams(decoder, features, required, beam_size=3, max_len=20, forb
     length than the features, for more than MOST_WORDS words of an image, and for forms that are no
     words of the vocabulary or begin or end a caption.
     """
-    required = _usable(required, forbidden, decoder, len(features))
-    known = DecoderWithout(only_required, decoder) if only_required else decoder
-    rules = {'forbidden': forbidden, 'no_repeat': no_repeat}
+    lists = beams_by_said(decoder, features, required, beam_size, max_len, forbidden, no_repeat,
+                          length_power, only_required, not_after)
+    for candidates in lists:
+        candidates.sort(key=lambda one: (len(one.said), _has_ended(one, decoder), one.score),
+                        reverse=True)
+    return [[one.caption for one in candidates[:beam_size]] for candidates in lists]
+
+
+def _has_ended(candidate, decoder):
+    return candidate.caption.ids[-1] == decoder.end_id
+
+
+class Candidate(NamedTuple):
+    """A caption that says some of the words of an image.
+
+    said: frozenset of the positions of these words in the image's list. score: length-normalized.
+    """
+
+    said: frozenset
+    score: float
+    caption: Caption
+
+
+@torch.no_grad()
+def beams_by_said(decoder, features, words, beam_size=3, max_len=20, forbidden=(), no_repeat=0,
+                  length_power=0.7, only_required=(), not_after=None, bias=None):
+    """The best captions for each choice of an image's words that say just these -> list of
+    Candidates for each image.
+
+    words: as `required` of constrained_beams, but none of them must be said. Of each subset of the
+    words there are up to `beam_size` different Candidates and one that ended earlier, the best
+    first where they have ended; of a subset that cannot be said there are none. bias: (B, V), is
+    added to the logits of each image. Other arguments and errors are those of constrained_beams.
+    """
+    words = _usable(words, forbidden, decoder, len(features))
+    rules = {'forbidden': forbidden, 'no_repeat': no_repeat, 'not_after': not_after}
     options = {'beam_size': beam_size, 'max_len': max_len, 'length_power': length_power}
     lists = [None] * len(features)
-    for images in _groups(required, features.device):
+    for images in _groups(words, features.device):
         chosen = _rows(features, images)
-        words = [required[image] for image in images]
-        if words[0]:
+        sets = [list(words[image]) for image in images]
+        biased = decoder if bias is None else BiasedDecoder(decoder, _rows(bias, images))
+        if sets[0]:
             of_forms = RulesWithForms(only_required, **rules)
-            group = _search(decoder, chosen, words, of_forms, **options)
+            group = _search(biased, chosen, sets, of_forms, **options)
         else:
-            group = beams(known, chosen, **rules, **options)
-        for image, captions in zip(images, group, strict=True):
-            lists[image] = captions
+            known = DecoderWithout(only_required, biased) if only_required else biased
+            group = [_saying_nothing(captions, length_power)
+                     for captions in beams(known, chosen, **rules, **options)]
+        for image, of_states in zip(images, group, strict=True):
+            lists[image] = _candidates(of_states, list(words[image].values()))
     return lists
 
 
+def _saying_nothing(captions, length_power):
+    """The captions of beam search as _search gives them."""
+    return [(0, length_normalized(sum(caption.log_probs), len(caption.log_probs), length_power),
+             caption) for caption in captions]
+
+
+def _candidates(of_states, positions):
+    """Triples (state, score, Caption) -> list of Candidate. positions: lists, one for each bit."""
+    candidates = {}
+    for state, score, caption in of_states:
+        said = [position for bit, places in enumerate(positions) if state >> bit & 1
+                for position in places]
+        candidates.setdefault(tuple(caption.ids), Candidate(frozenset(said), score, caption))
+    return list(candidates.values())
+
+
 def _usable(required, forbidden, decoder, images):
-    """The required words of each image as a list of sets, without those that cannot be said."""
+    """For each image {set of forms: positions in its list} without words that cannot be said."""
     if len(required) != images:
         raise ValueError(f'required has {len(required)} entries for {images} images: expected one '
                          'list of words for each, which may be empty.')
@@ -86,8 +138,10 @@ def _usable(required, forbidden, decoder, images):
             raise ValueError(f'required[{image}] has the forms {sorted(forms)}: expected ids of '
                              f'words, not of the start ({decoder.start_id}) or the end '
                              f'({decoder.end_id}).')
-        words = [word - forbidden for word in words]
-        different = [word for word in dict.fromkeys(words) if word]
+        different = {}
+        for position, word in enumerate(words):
+            if sayable := word - forbidden:
+                different.setdefault(sayable, []).append(position)
         if len(different) > MOST_WORDS:
             raise ValueError(f'required[{image}] has {len(different)} words: expected at most '
                              f'{MOST_WORDS}, since each subset of them has its beam.')
@@ -130,6 +184,23 @@ class DecoderWithout:
     def step(self, words, state):
         logits, state = self.decoder.step(words, state)
         return self.rules.without_forbidden(logits.float()), state
+
+
+class BiasedDecoder:
+    """A decoder for which words of an image are more or less likely. bias: (B, V), for logits."""
+
+    def __init__(self, decoder, bias):
+        self.decoder, self.bias = decoder, bias
+        self.start_id, self.end_id = decoder.start_id, decoder.end_id
+
+    def init_state(self, features):
+        images = torch.arange(len(features), device=features.device)
+        return *self.decoder.init_state(features), images
+
+    def step(self, words, state):
+        *state, images = state
+        logits, state = self.decoder.step(words, tuple(state))
+        return logits.float() + self.bias[images], (*state, images)
 
 
 # ---- The required words as tensors ----
@@ -227,9 +298,10 @@ def _all_have_ended(beam):
 class RulesWithForms:
     """The words that may come next: the likeliest that are no form, and all forms."""
 
-    def __init__(self, only_required, forbidden, no_repeat):
-        self.rules, self.competing = Rules(forbidden, no_repeat), Rules(only_required)
-        self._are_beside = None
+    def __init__(self, only_required, forbidden, no_repeat, not_after):
+        self.rules = Rules(forbidden, no_repeat, not_after)
+        self.competing = Rules(only_required)
+        self._beside = None
 
     def next_words(self, logits, captions, forms, beam_size):
         """-> log-probabilities, -inf where a rule forbids the word, and ids, both (rows, k + F).
@@ -240,18 +312,20 @@ class RulesWithForms:
         _, allowed = self.rules.next_words(competing, captions)             # (rows, V)
         of_forms = allowed.gather(1, forms)                                 # (rows, F)
         if self.competing.forbidden:
-            of_forms = self._with_those_beside(of_forms, forms, logits, competing)
+            beside = logits.gather(1, forms) - competing.logsumexp(dim=1, keepdim=True)
+            if self.rules.not_after:
+                beside = beside + self.rules.bias_after(captions, logits).gather(1, forms)
+            of_forms = torch.where(self._are_beside(forms), beside, of_forms)
         allowed.scatter_(1, forms, -torch.inf)    # in place: a copy takes as long as the softmax
         likeliest, words = allowed.topk(min(beam_size, allowed.shape[1]), dim=1)
         return torch.cat([likeliest, of_forms], dim=1), torch.cat([words, forms], dim=1)
 
-    def _with_those_beside(self, of_forms, forms, logits, competing):
-        """Log-probabilities (rows, F) of forms, also of those that do not compete."""
-        if self._are_beside is None:    # the same at each step
+    def _are_beside(self, forms):
+        """Which of the forms (rows, F) do not compete with other words."""
+        if self._beside is None:    # the same at each step
             only_required = moved(torch.tensor(self.competing.forbidden), forms.device)
-            self._are_beside = torch.isin(forms, only_required)
-        beside = logits.gather(1, forms) - competing.logsumexp(dim=1, keepdim=True)
-        return torch.where(self._are_beside, beside, of_forms)
+            self._beside = torch.isin(forms, only_required)
+        return self._beside
 
 
 def extend(beam, beam_size, moves, log_probs, words, end_id, length_power):
@@ -284,31 +358,24 @@ def extend(beam, beam_size, moves, log_probs, words, end_id, length_power):
 
 
 def _list_captions(best, beam, states, beam_size, end_id):
-    """The different captions of each image, in the order that constrained_beams tells."""
-    of_best = _with_ranks(best, states, 1, end_id)
-    of_beam = _with_ranks(beam, states, beam_size, end_id)
+    """The captions of each image as triples (state, score, Caption), none for an empty place."""
+    of_best = _with_states(best, states, 1, end_id)
+    of_beam = _with_states(beam, states, beam_size, end_id)
     lists = []
-    for ranked, others in zip(of_best, of_beam, strict=True):
-        ranked = sorted([*ranked, *others], key=itemgetter(0), reverse=True)
-        captions = [caption for (said, *_), caption in ranked if said != EMPTY]
-        if not captions:    # the rules forbid every word
-            captions = [ranked[0][1]]
-        different = {tuple(caption.ids): caption for caption in captions}
-        lists.append(list(different.values())[:beam_size])
+    for triples, others in zip(of_best, of_beam, strict=True):
+        triples = [*triples, *others]
+        exist = [triple for triple in triples if triple[1] > -torch.inf]
+        lists.append(exist or triples[:1])    # the rules forbid every word
     return lists
 
 
-def _with_ranks(beam, states, places, end_id):
-    """-> for each image its captions of all states, as pairs (rank, Caption).
+def _with_states(beam, states, places, end_id):
+    """-> for each image its captions as triples (state, score, Caption).
 
-    beam: so many places in each state. rank: how many words are said, whether it has ended, score.
+    beam: so many places in each state.
     """
     captions = cut_after_end(beam.captions, beam.log_probs, end_id)
-    ranked = []
-    for row, (score, caption) in enumerate(zip(beam.scores.tolist(), captions, strict=True)):
-        state = row // places % states
-        said = EMPTY if score == -torch.inf else state.bit_count()
-        rank = said, caption.ids[-1] == end_id, score
-        ranked.append((rank, caption))
+    triples = [(row // places % states, score, caption) for row, (score, caption)
+               in enumerate(zip(beam.scores.tolist(), captions, strict=True))]
     size = states * places
-    return [ranked[first:first + size] for first in range(0, len(ranked), size)]
+    return [triples[first:first + size] for first in range(0, len(triples), size)]

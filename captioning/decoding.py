@@ -13,6 +13,8 @@ what one image gets does not depend on the others. All take these rules:
     forbidden   ids that are never written, such as that of the unknown word
     no_repeat   no caption has the same sequence of this many ids twice, such as 3 (Paulus et al.
                 2018, A Deep Reinforced Model for Abstractive Summarization); 0 allows it
+    not_after   {id: ids that never follow it}, such as those of words with a vowel after `a`;
+                those of the key None never follow ids that are no key
 
 Beam search is in captioning/beam_search.py. Axes: B batch, T words so far, E embedding,
 V vocabulary, P places.
@@ -32,16 +34,17 @@ __all__ = ['Caption', 'attention_weights', 'beam_search', 'beams', 'greedy', 'le
 # ---- One caption an image ----
 
 @torch.no_grad()
-def greedy(decoder, features, max_len=20, forbidden=(), no_repeat=0):
+def greedy(decoder, features, max_len=20, forbidden=(), no_repeat=0, not_after=None):
     """The likeliest word at each step -> B times Caption, without rules as `decoder.sample` has it.
     """
-    written = write_likeliest(decoder, features, max_len, Rules(forbidden, no_repeat))
+    rules = Rules(forbidden, no_repeat, not_after)
+    written = write_likeliest(decoder, features, max_len, rules)
     return cut_after_end(*written, decoder.end_id)
 
 
 @torch.no_grad()
 def sample(decoder, features, max_len=20, forbidden=(), no_repeat=0, temperature=1.0, nucleus=1.0,
-           seeds=None):
+           seeds=None, not_after=None):
     """Words drawn by their probability -> B times Caption.
 
     temperature: above 0; below 1 sharpens the probabilities, above 1 flattens them. nucleus: above
@@ -56,7 +59,7 @@ def sample(decoder, features, max_len=20, forbidden=(), no_repeat=0, temperature
     if seeds is None:
         seeds = torch.randint(2 ** 62, (len(features),))
     seeds = moved(torch.as_tensor(seeds), features.device)
-    rules = Rules(forbidden, no_repeat)
+    rules = Rules(forbidden, no_repeat, not_after)
     written = write_drawn(decoder, features, seeds, max_len, rules, temperature, nucleus)
     return cut_after_end(*written, decoder.end_id)
 

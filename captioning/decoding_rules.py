@@ -28,12 +28,13 @@ class Caption(NamedTuple):
 class Rules:
     """Which words may come next.
 
-    forbidden, no_repeat: see captioning.decoding.
+    forbidden, no_repeat, not_after: see captioning.decoding.
     """
 
-    def __init__(self, forbidden=(), no_repeat=0):
+    def __init__(self, forbidden=(), no_repeat=0, not_after=None):
         self.forbidden, self.no_repeat = list(forbidden), no_repeat
-        self._bias = None
+        self.not_after = not_after or {}
+        self._bias = self._rows = self._bias_after = None
 
     def next_words(self, logits, captions):
         """How likely each word is to come next, without and with the rules.
@@ -43,6 +44,8 @@ class Rules:
         """
         log_probs = logits.float().log_softmax(dim=1)
         allowed = self.without_forbidden(log_probs)
+        if self.not_after:
+            allowed = allowed + self.bias_after(captions, allowed)
         if self.no_repeat and captions.shape[1] >= self.no_repeat:
             allowed = without_repeats(allowed, captions, self.no_repeat)
         return log_probs, allowed
@@ -56,6 +59,19 @@ class Rules:
             bias[self.forbidden] = -torch.inf
             self._bias = moved(bias, scores.device)
         return scores + self._bias
+
+    def bias_after(self, captions, scores):
+        """0 for the words that may follow captions (B, T), -inf for the others -> as scores (B, V).
+        """
+        if self._bias_after is None:    # once, as above
+            V, after = scores.shape[1], {None: (), **self.not_after}
+            rows, bias = torch.zeros(V, dtype=torch.long), torch.zeros(len(after), V)
+            for row, (word, others) in enumerate(after.items()):
+                if word is not None:
+                    rows[word] = row
+                bias[row, list(others)] = -torch.inf
+            self._rows, self._bias_after = moved(rows, scores.device), moved(bias, scores.device)
+        return self._bias_after[self._rows[captions[:, -1]]]
 
 
 def without_repeats(log_probs, captions, length):

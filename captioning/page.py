@@ -20,7 +20,6 @@ from PIL import Image
 
 from captioning import files
 from captioning.attention import has_attention, show_attention
-from captioning.decoding import beams, greedy
 from captioning.figures import GRACE_HOPPER
 from captioning.photos import PHOTO_FORMATS, load_image
 
@@ -40,8 +39,8 @@ KEPT_SECONDS = 3600                     # of uploads, which are looked through a
 STYLE = '''
 .gradio-container {max-width: 1080px !important; margin: auto}
 #caption textarea {font-size: 1.4rem; line-height: 1.4; font-weight: 600}
-#others table {width: 100%; font-size: .95rem}
-#others td, #others th {border-color: #d5d9e2}
+#others table, #recognized table {width: 100%; font-size: .95rem}
+#others td, #others th, #recognized td, #recognized th {border-color: #d5d9e2}
 #others td:first-child {white-space: nowrap}
 footer {opacity: .7}
 '''
@@ -71,6 +70,8 @@ def build_page(captioner):
                 text = gr.Textbox(label='Caption', lines=2, interactive=False, elem_id='caption')
                 others = gr.Markdown(label='Captions and how likely the model holds them',
                                      elem_id='others')
+                recognized = gr.Markdown(label='What the encoder recognized',
+                                         elem_id='recognized', visible=bool(captioner.naming))
                 seconds = gr.Textbox(label='Time', interactive=False)
         with gr.Column(visible=has_attention(captioner)):
             gr.Markdown('Where the model looked for each word, '
@@ -80,7 +81,7 @@ def build_page(captioner):
                               alt_text='The photo once for each word')
         gr.Examples(example_photos(), photo, label='Examples')
         page.load(js=DESCRIBE_EXAMPLES)
-        outputs = [text, others, looked, seconds]
+        outputs = [text, others, looked, seconds, recognized]
         button.click(caption, [photo, method], outputs, api_name='caption')
     return page.queue(max_size=64, default_concurrency_limit=1)
 
@@ -105,38 +106,51 @@ def answer(captioner, photo, method):
     """What the page shows for an uploaded photo (its path), in the order of its fields.
 
     Returns the caption, a table in Markdown of it and others, the picture of where the model looked
-    (PIL image, or None without attention) and the time that captioning took.
+    (PIL image, or None without attention), the time that captioning took, and a table of what was
+    recognized ('' where nothing is).
     """
     image = read_photo(photo)
     start = time.perf_counter()
-    features = captioner.features([image])
-    captions = captions_of(captioner, features, method)
+    seen = captioner.see(captioner.batch([image]))
+    descriptions = describe(captioner, seen, method)
     seconds = time.perf_counter() - start
 
-    texts = [captioner.vocab.decode(caption.ids) for caption in captions]
-    looked = None
+    best, looked = descriptions[0], None
     if has_attention(captioner):
-        looked = as_picture(show_attention(captioner, image, captions[0].ids, features))
-    return texts[0], likelihood_table(captions, texts), looked, f'{seconds:.2f} seconds'
+        looked = as_picture(show_attention(captioner, image, best.caption.ids, seen.features))
+    return (best.text, likelihood_table(descriptions), looked, f'{seconds:.2f} seconds',
+            recognition_table(captioner, seen, best))
 
 
-def captions_of(captioner, features, method, count=CAPTIONS):
-    """Different captions of one image, the one that the method chooses first -> list of Caption."""
-    captions, = captioner.decode(features, beams, beam_size=count)
+def describe(captioner, seen, method, count=CAPTIONS):
+    """Different captions of one image, the one that the method chooses first -> Descriptions."""
+    descriptions, = captioner.describe(seen, beam_size=count, count=count)
     if method == 'greedy':
-        chosen, = captioner.decode(features, greedy)
-        others = [caption for caption in captions if caption.ids != chosen.ids]
-        captions = [chosen, *others][:count]
-    return captions
+        (chosen,), = captioner.describe(seen, beam_size=1)
+        others = [each for each in descriptions if each.text != chosen.text]
+        descriptions = [chosen, *others][:count]
+    return descriptions
 
 
-def likelihood_table(captions, texts):
+def likelihood_table(descriptions):
     """A table in Markdown: how likely the model holds each caption, as 1 in so many."""
     rows = ['| How likely | It, and others |', '|---|---|']
-    for caption, text in zip(captions, texts, strict=True):
-        probability = torch.tensor(caption.log_probs).sum().exp().item()
-        rows.append(f'| 1 in {1 / max(probability, 1e-12):,.0f} | {text} |')
+    for description in descriptions:
+        probability = torch.tensor(description.caption.log_probs).sum().exp().item()
+        rows.append(f'| 1 in {1 / max(probability, 1e-12):,.0f} | {description.text} |')
     return '\n'.join(rows)
+
+
+def recognition_table(captioner, seen, description):
+    """A table in Markdown: what the encoder recognized, how sure it was, and whether it is said."""
+    if captioner.naming is None:
+        return ''
+    words, = captioner.naming.recognized(seen.probabilities)
+    rows = ['| Recognized | How sure | |', '|---|---|---|']
+    for name in words:
+        said = 'said' if name in description.names else 'not said'
+        rows.append(f'| {name.word} | {name.probability:.0%} | {said} |')
+    return '\n'.join(rows) if words else 'The encoder recognized nothing that it is sure of.'
 
 
 def as_picture(figure):

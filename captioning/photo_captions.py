@@ -1,6 +1,6 @@
 """Caption photos, however many, into a file that a killed run can be continued from.
 
-    for path, captions, error in caption_photos(captioner, paths, beam_size=3): ...
+    for path, told, error in caption_photos(captioner, paths, beam_size=3): ...
     output = CaptionFile('captions.json', form='json')
 """
 
@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from captioning import distributed
-from captioning.decoding import beams
 from captioning.encoding import photo_batches
 from captioning.files import write_aside
 
@@ -21,26 +20,34 @@ SAVE_SECONDS = 10
 
 
 def caption_photos(captioner, paths, beam_size=3, num_captions=1, max_len=20):
-    """Caption photos batch by batch -> yields (path, captions, error), in order but for the failed.
+    """Caption photos batch by batch -> yields (path, told, error), in order but for the failed.
 
-    captions: num_captions of {'caption': str, 'log_prob': nats}, best first. Of a photo that cannot
-    be read captions is None, and error says why.
+    told: {'captions': num_captions of {'caption': str, 'log_prob': nats}, best first}. Where the
+    captioner names what it recognizes, each has 'names', the words for which it was chosen, and
+    told has 'recognized', {word: probability}. Of a photo that cannot be read told is None, and
+    error says why.
     """
-    kept = max(beam_size, num_captions)
     transform, rows = captioner.encoder.transform, range(len(paths))
     for read, images, errors in photo_batches(paths, rows, transform, captioner.device):
         yield from ((paths[row], None, message) for row, message in errors)
         if images is None:
             continue
-        features = captioner.encode(images)
-        beams_of_images = captioner.decode(features, beams, beam_size=kept, max_len=max_len)
-        for row, beam in zip(read, beams_of_images, strict=True):
-            yield paths[row], [_told(captioner, one) for one in beam[:num_captions]], None
+        seen = captioner.see(images)
+        lists = captioner.describe(seen, max(beam_size, num_captions), max_len, num_captions)
+        for row, told in zip(read, _told(captioner, seen, lists), strict=True):
+            yield paths[row], told, None
 
 
-def _told(captioner, caption):
-    return {'caption': captioner.vocab.decode(caption.ids),
-            'log_prob': round(sum(caption.log_probs), 4)}
+def _told(captioner, seen, lists):
+    """Yield what caption_photos tells of each image."""
+    named = captioner.naming is not None
+    recognized = captioner.naming.recognized(seen.probabilities) if named else [()] * len(lists)
+    for descriptions, words in zip(lists, recognized, strict=True):
+        captions = [{'caption': text, 'log_prob': round(sum(caption.log_probs), 4)}
+                    | ({'names': [name.word for name in names]} if named else {})
+                    for text, caption, names in descriptions]
+        probabilities = {word: round(probability, 4) for word, probability in words}
+        yield {'captions': captions} | ({'recognized': probabilities} if named else {})
 
 
 def image_id(path):
@@ -55,11 +62,11 @@ def image_id(path):
     return int(number[1])
 
 
-def make_entry(path, captions, form):
-    """One photo's part of the output: 'coco' results, or 'json' with log-probabilities."""
+def make_entry(path, told, form):
+    """One photo's part of the output: 'coco' results, or 'json' with all that is told of it."""
     if form == 'coco':
-        return {'image_id': image_id(path), 'caption': captions[0]['caption']}
-    return {'image': path, 'captions': captions}
+        return {'image_id': image_id(path), 'caption': told['captions'][0]['caption']}
+    return {'image': path, **told}
 
 
 def photo_of(entry):

@@ -1,5 +1,6 @@
 """The commands: `python -m scripts.NAME --help`. What they share is in captioning/."""
 
+import argparse
 import signal
 import sys
 
@@ -27,6 +28,13 @@ def run_main(main):
             raise
         sys.exit(f'error: unforeseen {type(error).__name__}: {error} '
                  '(the same with --debug shows where)')
+
+
+def add_names_option(parser):
+    """--names and --no-names, of commands that caption photos."""
+    parser.add_argument('--names', action=argparse.BooleanOptionalAction,
+                        help="name what ImageNet's classifier recognizes (default: those that ship "
+                        'do)')
 
 
 def _end(*_):

@@ -21,7 +21,7 @@ from captioning.photo_captions import (
     make_entry,
 )
 from captioning.photos import find_photos
-from scripts import run_main
+from scripts import add_names_option, run_main
 
 
 def read_arguments():
@@ -39,9 +39,10 @@ def read_arguments():
                         help='captions kept in mind; 1 is greedy (default: 3)')
     parser.add_argument('--num-captions', type=int, default=1,
                         help='captions of each photo, best first (default: 1)')
+    add_names_option(parser)
     parser.add_argument('--format', choices=('text', 'json', 'coco'),
-                        help='text; JSON with log-probabilities; COCO results (default: text, '
-                        'for a file JSON)')
+                        help='text; JSON with log-probabilities and what was recognized; COCO '
+                        'results (default: text, for a file JSON)')
     parser.add_argument('--output', help='file for JSON or COCO results; photos that it has '
                         'already are skipped')
     args = parser.parse_args()
@@ -64,7 +65,7 @@ def main():
     output = CaptionFile(args.output, photos)
     missing = set(output.missing)
     todo = [path for path, photo in zip(paths, photos, strict=True) if photo in missing]
-    captioner = load_captioner(args.checkpoint, device, args.model_file)
+    captioner = load_captioner(args.checkpoint, device, args.model_file, args.names)
     share = todo[distributed.rank()::distributed.ranks()]
     try:
         failed = caption_into(output, captioner, share, args)
@@ -86,16 +87,16 @@ def caption_into(output, captioner, paths, args):
     captioned = caption_photos(captioner, paths, args.beam_size, args.num_captions, args.max_len)
     quiet = distributed.rank() > 0 or None
     with tqdm(total=len(paths), unit=' photos', delay=2, disable=quiet) as progress:
-        for path, captions, error in captioned:
+        for path, told, error in captioned:
             progress.update()
             if error:
                 failed += 1
                 progress.write(f'error: {error}', file=sys.stderr)
             elif args.format == 'text':
-                lines = [f'{path}: {one["caption"]}' for one in captions]
+                lines = [f'{path}: {one["caption"]}' for one in told['captions']]
                 progress.write('\n'.join(lines))
             else:
-                output.add(make_entry(path, captions, args.format))
+                output.add(make_entry(path, told, args.format))
     return failed
 
 

@@ -10,7 +10,7 @@ import argparse
 
 from captioning.captioner import SHIPPED, load_captioner
 from captioning.page import serve
-from scripts import run_main
+from scripts import add_names_option, run_main
 
 
 def main():
@@ -24,8 +24,9 @@ def main():
                         help='address to listen on; 0.0.0.0 lets others in (default: 127.0.0.1, '
                         'this machine alone)')
     parser.add_argument('--port', type=int, default=7860, help='(default: 7860)')
+    add_names_option(parser)
     args = parser.parse_args()
-    captioner = load_captioner(args.checkpoint, model_file=args.model_file)
+    captioner = load_captioner(args.checkpoint, model_file=args.model_file, names=args.names)
     serve(captioner, args.host, args.port)
 
 

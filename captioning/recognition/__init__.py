@@ -7,7 +7,9 @@
 
     imagenet_words.tsv      a plain word for each of ImageNet's 1,000 classes, to be read and edited
     words.py                that table as Python values: Word, words_of
-    recognizer.py           ImageNetRecognizer: the classifier that the encoder was
+    recognizer.py           ImageNetRecognizer: the classifier that the encoder was; those that ship
+    linear.py               LinearRecognizer, which is trained in seconds
+    people.py               words for people
     untuned.py              SharedEncoder: a captioner's features, and those that a recognizer reads
     like_words.py           KnownNouns: words of a vocabulary that are like a new one, by WordNet
 
@@ -20,9 +22,16 @@ A recognizer is any object with these, whatever it was trained on:
                                 each other, and a row may add up to any number
 """
 
-from captioning.recognition.recognizer import ImageNetRecognizer, load_recognizer, recognizer_for
+from captioning.recognition.linear import LinearRecognizer, trained_recognizer
+from captioning.recognition.recognizer import (
+    ImageNetRecognizer,
+    Recognizers,
+    load_recognizer,
+    recognizer_for,
+)
 from captioning.recognition.untuned import SharedEncoder, untuned_encoder
 from captioning.recognition.words import Word, read_table, words_of
 
-__all__ = ['ImageNetRecognizer', 'SharedEncoder', 'Word', 'load_recognizer', 'read_table',
-           'recognizer_for', 'untuned_encoder', 'words_of']
+__all__ = ['ImageNetRecognizer', 'LinearRecognizer', 'Recognizers', 'SharedEncoder', 'Word',
+           'load_recognizer', 'read_table', 'recognizer_for', 'trained_recognizer',
+           'untuned_encoder', 'words_of']

@@ -1,10 +1,11 @@
-"""ImageNet's classifier, as probabilities of plain words.
+"""ImageNet's classifier, as probabilities of plain words, and the recognizers that ship.
 
     recognizer, reason = recognizer_for(captioner)
     recognizer.probabilities(pooled)        # (N, W), of recognizer.words
 
 The last layer of the ResNet-50 in models/resnet50_v1_imagenet.pt (He et al. 2015, Deep Residual
-Learning for Image Recognition) lies beside it in a file of its own.
+Learning for Image Recognition) lies beside it in a file of its own. It has no class for people:
+whether there are any, models/flickr8k_people.pt tells, made by experiments/people.py.
 
 Axes: N images, C channels, K classes, W words.
 """
@@ -14,9 +15,11 @@ from torch import nn
 
 from captioning import files
 from captioning.files import repository_path
+from captioning.recognition.linear import LinearRecognizer
 from captioning.recognition.words import TABLE, read_table, words_of
 
 CLASSIFIER = files.ROOT / 'models' / 'resnet50_v1_imagenet_classifier.pt'
+PEOPLE = files.ROOT / 'models' / 'flickr8k_people.pt'
 BACKBONE_HASH = '264bcf2048ab0d49'    # of models/resnet50_v1_imagenet.pt, by weights_hash
 
 
@@ -53,8 +56,23 @@ class ImageNetRecognizer(nn.Module):
         return logits.softmax(dim=1) @ self.sums
 
 
+class Recognizers:
+    """Several recognizers of the same features as one. ValueError where they read others."""
+
+    def __init__(self, *recognizers):
+        self.recognizers = recognizers
+        self.backbone_hash, *others = {each.backbone_hash for each in recognizers}
+        if others:
+            raise ValueError('The recognizers belong to different encoders.')
+        self.words = [word for each in recognizers for word in each.words]
+
+    def probabilities(self, features):
+        """Pooled features (N, C) -> (N, W)."""
+        return torch.cat([each.probabilities(features) for each in self.recognizers], dim=1)
+
+
 def load_recognizer(classifier=CLASSIFIER, table=TABLE):
-    """The recognizer that ships. FileNotFoundError and ValueError say what is wrong with a file."""
+    """ImageNet's classifier. FileNotFoundError and ValueError say what is wrong with a file."""
     lines = read_table(table)
     try:
         state = torch.load(classifier, map_location='cpu', weights_only=True)
@@ -71,10 +89,10 @@ def load_recognizer(classifier=CLASSIFIER, table=TABLE):
 def recognizer_for(captioner):
     """The recognizer for a captioner, and why there is none -> (recognizer or None, text or '').
 
-    ImageNet's classifier fits the ResNet-50 that ships alone, tuned since or not.
+    Those that ship fit the ResNet-50 that ships alone, tuned since or not.
     """
     if captioner.backbone_hash != BACKBONE_HASH:
         return None, ('Nothing is recognized: the classifier that ships belongs to the weights '
                       f'{BACKBONE_HASH} of models/resnet50_v1_imagenet.pt, and the encoder of this '
                       f'captioner started from {captioner.backbone_hash or "others"}.')
-    return load_recognizer().to(captioner.device), ''
+    return Recognizers(load_recognizer(), LinearRecognizer.load(PEOPLE)), ''

@@ -56,13 +56,22 @@ def pooled(features):
 
 
 def untuned_encoder(captioner):
-    """A copy of a captioner's encoder whose CNN is as its weights file has it.
+    """A copy of a captioner's encoder whose CNN is as its weights file has it, and pools.
 
-    For caches: `split_features` gives the features of a split that a recognizer reads once pooled.
+    For caches: `split_features` gives the features of a split that a recognizer reads, and where
+    training without attention has kept them it takes those.
     """
     encoder = copy.deepcopy(captioner.encoder)
     encoder.backbone = _replaced(encoder.backbone, copy.deepcopy(captioner.untuned))
+    encoder.backbone.append(Pool())
     return encoder
+
+
+class Pool(nn.Module):
+    """`pooled` as a stage of a CNN."""
+
+    def forward(self, features):
+        return pooled(features)
 
 
 def _replaced(stages, others):

@@ -108,4 +108,5 @@ def _word(line):
     article = ''
     if line.use == 'count':
         article = line.article or ('an' if line.word[0] in 'aeiou' else 'a')
-    return Word(line.word, line.plural, line.use, article, tuple(line.also.split()), line.kind)
+    also = tuple(line.also.split(', ')) if line.also else ()
+    return Word(line.word, line.plural, line.use, article, also, line.kind)

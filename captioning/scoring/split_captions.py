@@ -4,21 +4,46 @@
 """
 
 import numpy as np
+import torch
 
 from captioning.captioner import load_captioner
 from captioning.features import split_features
+from captioning.naming import Seen
+from captioning.recognition.untuned import pooled, untuned_encoder
 from captioning.scoring.results import as_results
 
+BATCH = 256    # images whose features are read at a time
 
-def caption_split(checkpoint, data, split='val', beam_size=1, limit=None, model_file=None):
+
+def caption_split(checkpoint, data, split='val', beam_size=1, limit=None, model_file=None,
+                  names=None):
     """Caption the images of a split, or its first `limit`, in file order -> results.
 
     data: CaptionData. Images that cannot be read are left out. model_file: the model.py of the
-    run, where it was edited since. Raises what load_captioner and split_features raise.
+    run, where it was edited since. names: see load_captioner. Raises what load_captioner and
+    split_features raise.
     """
-    captioner = load_captioner(checkpoint, model_file=model_file)
-    features, unreadable, images = split_features(captioner.encoder, data, split, limit)  # (N, C)
+    captioner = load_captioner(checkpoint, model_file=model_file, names=names)
+    seen, rows, images = seen_split(captioner, data, split, limit)
+    lists = captioner.describe(seen, beam_size, rows=rows)
+    captions = {images[row]['id']: best.text for row, (best, *_) in zip(rows, lists, strict=True)}
+    return as_results(captions)
+
+
+def seen_split(captioner, data, split, limit=None):
+    """What a captioner has of the images of a split, or its first `limit`.
+
+    Returns (Seen, rows of the images that can be read, entries of the annotation file).
+    """
+    features, unreadable, images = split_features(captioner.encoder, data, split, limit)
     rows = np.setdiff1d(np.arange(len(images)), unreadable)
-    captions = captioner.caption_features(features, beam_size=beam_size, rows=rows)
-    image_ids = [images[row]['id'] for row in rows]
-    return as_results(dict(zip(image_ids, captions, strict=True)))
+    if captioner.naming is None:
+        return Seen(features), rows, images
+    untuned = features
+    if captioner.untuned:
+        untuned, _, _ = split_features(untuned_encoder(captioner), data, split, limit)
+    recognizer, probabilities = captioner.naming.recognizer, []
+    for start in range(0, len(untuned), BATCH):
+        part = torch.asarray(untuned[start:start + BATCH], copy=True).float()
+        probabilities.append(recognizer.probabilities(pooled(part)))
+    return Seen(features, torch.cat(probabilities)), rows, images

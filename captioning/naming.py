@@ -1,0 +1,162 @@
+"""Captions that name what a recognizer sees, though no caption that was trained on has the word.
+
+    naming = Naming(captioner, recognizer)
+    seen = naming.see(images)                       # features, and how likely each word is
+    naming.describe(seen, beam_size=5)              # lists of Description, best first
+
+A word that the recognizer holds likely may be said, and is where what speaks for it outweighs what
+the sentence loses by it. Constrained beam search has the best captions with and without each of
+them; the first is the one with the highest
+
+    length-normalized log-probability + sum over the words it says of TRUST * logit(p) + BONUS
+
+Words that the decoder has not learned borrow the rows of like ones. People and animals that the
+recognizer rules out are not said. docs/names.md has what each part brings.
+
+Axes: N images, W words of the recognizer, V vocabulary.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from captioning.constrained_search import beams_by_said
+from captioning.decoding_rules import Caption
+from captioning.devices import moved
+from captioning.extended_vocabulary import extended, row_norms
+from captioning.grammar import grammar_of
+from captioning.recognition.like_words import KnownNouns
+from captioning.recognition.untuned import SharedEncoder
+
+# ---- Chosen by experiments/names.py, on COCO photos and Flickr8k's validation photos ----
+LEAST = 0.05             # probability of a word that may be said
+MOST = 2                 # such words of an image
+TRUST, BONUS = 0.5, 1.2  # what speaks for a word
+
+RULED_OUT = {'animal': 0.03, 'bird': 0.03, 'people': 0.7}    # kinds: not there, if less probable
+NEVER = -100.0           # is added to the logits of their words
+PEOPLE = 'people'        # words of this kind are never asked for: a caption has them by itself
+
+
+class Seen(NamedTuple):
+    """What a captioner has of N images before it says anything.
+
+    features: its own, (N, C) or (N, P, C). probabilities: of the recognizer's words, (N, W), or
+    None where nothing is recognized.
+    """
+
+    features: object
+    probabilities: object = None
+
+
+class Recognized(NamedTuple):
+    """A word and how likely the recognizer holds it, 0 to 1."""
+
+    word: str
+    probability: float
+
+
+class Description(NamedTuple):
+    """A caption in words. names: the Recognized that it says, which is why it was chosen."""
+
+    text: str
+    caption: Caption
+    names: tuple = ()
+
+
+class Naming:
+    """Describes images by a captioner and a recognizer.
+
+    captioner: a Captioner; its decoder and vocabulary stay as they are. recognizer: see
+    captioning/recognition. `.decoder` and `.vocab` have the recognizer's words beside the learned
+    ones. ValueError tells why a decoder cannot take new words.
+    """
+
+    def __init__(self, captioner, recognizer):
+        self.captioner, self.recognizer = captioner, recognizer
+        self._encoder = SharedEncoder(captioner)
+        nouns = KnownNouns(row_norms(captioner.decoder, captioner.vocab))
+        like = {form: nouns.like(form, kind=word.kind) for word in recognizer.words
+                for form in (word.word, word.plural) if form}
+        like = {form: words for form, words in like.items() if words}
+        self.decoder, self.vocab, new_ids = extended(captioner.decoder, captioner.vocab, like)
+        self._forms = {word.word: self._ids(word) for word in recognizer.words}
+        self._options = {
+            'forbidden': [self.vocab.unk_id], 'only_required': new_ids,
+            'not_after': grammar_of(self.vocab, recognizer.words, new_ids)}
+        self._asked_for = torch.tensor([word.kind != PEOPLE for word in recognizer.words])
+        self._judged = [column for column, word in enumerate(recognizer.words)
+                        if word.kind in RULED_OUT]
+        self._least = torch.tensor([RULED_OUT[recognizer.words[column].kind]
+                                    for column in self._judged])
+        self._bias = torch.zeros(len(self._judged), len(self.vocab))
+        for row, column in enumerate(self._judged):
+            self._bias[row, list(self._forms[recognizer.words[column].word])] = NEVER
+
+    def _ids(self, word):
+        """The forms of a word that can be written: all that were learned, and of new ones two."""
+        return frozenset(self.vocab(form) for form in word.forms if form in self.vocab.word2idx)
+
+    # ---- What is there ----
+
+    def see(self, images):
+        """Images (N, 3, S, S) on the device -> Seen."""
+        features, pooled = self._encoder.encode(images)
+        return Seen(features, self.recognizer.probabilities(pooled))
+
+    def recognized(self, probabilities):
+        """Probabilities (N, W) -> for each image its Recognized, the likeliest first."""
+        asked_for = moved(self._asked_for, probabilities.device)
+        likeliest, words = (probabilities * asked_for).topk(min(MOST, len(asked_for)), dim=1)
+        return [[Recognized(self.recognizer.words[word].word, probability)
+                 for word, probability in zip(*of_image, strict=True) if probability >= LEAST]
+                for of_image in zip(words.tolist(), likeliest.tolist(), strict=True)]
+
+    # ---- What is said ----
+
+    def describe(self, seen, beam_size=1, max_len=20, count=1, rows=None):
+        """Descriptions of Seen images, or of these rows -> for each a list of 1 to `count`.
+
+        The best comes first. beam_size: captions kept in mind for each choice of words.
+        """
+        probabilities = seen.probabilities
+        if rows is not None:
+            probabilities = probabilities[rows]
+        lists = self.captioner.decode(seen.features, self._search, rows, beam_size=beam_size,
+                                      max_len=max_len, probabilities=probabilities)
+        return [descriptions[:count] for descriptions in lists]
+
+    def _search(self, decoder, embedded, probabilities, beam_size, max_len, forbidden):
+        """A method of decoding that returns Descriptions; the decoder is the extended one."""
+        recognized = self.recognized(probabilities)
+        words = [[self._forms[name.word] for name in names] for names in recognized]
+        bias = self._against(moved(probabilities, embedded.device))
+        lists = beams_by_said(self.decoder, embedded, words, beam_size, max_len, bias=bias,
+                              **self._options)
+        return [self._descriptions(candidates, names)
+                for candidates, names in zip(lists, recognized, strict=True)]
+
+    def _descriptions(self, candidates, recognized):
+        """Candidates of an image -> its Descriptions, the best first."""
+        descriptions = []
+        for said, score, caption in candidates:
+            names = tuple(recognized[position] for position in sorted(said))
+            score += sum(evidence(name.probability) for name in names)
+            ended = caption.ids[-1] == self.decoder.end_id
+            description = Description(self.vocab.decode(caption.ids), caption, names)
+            descriptions.append(((ended, score), description))
+        descriptions.sort(key=lambda ranked: ranked[0], reverse=True)
+        return [description for _, description in descriptions]
+
+    def _against(self, probabilities):
+        """What is added to the logits of each image, (N, V): NEVER for what is ruled out."""
+        device = probabilities.device
+        ruled_out = probabilities[:, self._judged] < moved(self._least, device)
+        return ruled_out.float() @ moved(self._bias, device)
+
+
+def evidence(probability):
+    """What speaks for saying a word of this probability, in nats a caption's score."""
+    odds = probability / max(1 - probability, 1e-4)
+    return TRUST * math.log(odds) + BONUS
