@@ -8,7 +8,7 @@ A word that the recognizer holds likely may be said, and is where what speaks fo
 the sentence loses by it. Constrained beam search has the best captions with and without each of
 them; the first is the one with the highest
 
-    length-normalized log-probability + sum over the words it says of TRUST * logit(p) + BONUS
+    length-normalized log-probability + sum over the words that it says of weight * logit(p) + bonus
 
 Words that the decoder has not learned borrow the rows of like ones. People and animals that the
 recognizer rules out are not said. docs/names.md has what each part brings.
@@ -29,14 +29,27 @@ from captioning.grammar import grammar_of
 from captioning.recognition.like_words import KnownNouns
 from captioning.recognition.untuned import SharedEncoder
 
-# ---- Chosen by experiments/names.py, on COCO photos and Flickr8k's validation photos ----
-LEAST = 0.05             # probability of a word that may be said
-MOST = 2                 # such words of an image
-TRUST, BONUS = 0.5, 1.2  # what speaks for a word
-
-RULED_OUT = {'animal': 0.03, 'bird': 0.03, 'people': 0.7}    # kinds: not there, if less probable
-NEVER = -100.0           # is added to the logits of their words
+NEVER = -100.0           # is added to the logits of words that are ruled out
 PEOPLE = 'people'        # words of this kind are never asked for: a caption has them by itself
+
+
+class Trust(NamedTuple):
+    """When a recognized word is said. The defaults were chosen by experiments/names.py.
+
+    least: probability of a word that may be said. most: such words of an image. weight, bonus: of
+    the sum above. ruled_out: {kind of word: probability below which it is not there}.
+    """
+
+    least: float = 0.05
+    most: int = 2
+    weight: float = 0.5
+    bonus: float = 1.2
+    ruled_out: dict = {'animal': 0.03, 'bird': 0.03, PEOPLE: 0.7}
+
+    def evidence(self, probability):
+        """What speaks for saying a word of this probability; captions' scores are of its kind."""
+        odds = max(probability, 1e-4) / max(1 - probability, 1e-4)
+        return self.weight * math.log(odds) + self.bonus
 
 
 class Seen(NamedTuple):
@@ -69,12 +82,14 @@ class Naming:
     """Describes images by a captioner and a recognizer.
 
     captioner: a Captioner; its decoder and vocabulary stay as they are. recognizer: see
-    captioning/recognition. `.decoder` and `.vocab` have the recognizer's words beside the learned
-    ones. ValueError tells why a decoder cannot take new words.
+    captioning/recognition. trust: a Trust. `.decoder` and `.vocab` have the recognizer's words
+    beside the learned ones; `.not_after` is the grammar. ValueError tells why a decoder cannot take
+    new words.
     """
 
-    def __init__(self, captioner, recognizer):
+    def __init__(self, captioner, recognizer, trust=None):
         self.captioner, self.recognizer = captioner, recognizer
+        self.trust = trust or Trust()
         self._encoder = SharedEncoder(captioner)
         nouns = KnownNouns(row_norms(captioner.decoder, captioner.vocab))
         like = {form: nouns.like(form, kind=word.kind) for word in recognizer.words
@@ -82,13 +97,12 @@ class Naming:
         like = {form: words for form, words in like.items() if words}
         self.decoder, self.vocab, new_ids = extended(captioner.decoder, captioner.vocab, like)
         self._forms = {word.word: self._ids(word) for word in recognizer.words}
-        self._options = {
-            'forbidden': [self.vocab.unk_id], 'only_required': new_ids,
-            'not_after': grammar_of(self.vocab, recognizer.words, new_ids)}
+        self._new_ids = new_ids
+        self.not_after = grammar_of(self.vocab, recognizer.words, new_ids)
         self._asked_for = torch.tensor([word.kind != PEOPLE for word in recognizer.words])
         self._judged = [column for column, word in enumerate(recognizer.words)
-                        if word.kind in RULED_OUT]
-        self._least = torch.tensor([RULED_OUT[recognizer.words[column].kind]
+                        if word.kind in self.trust.ruled_out]
+        self._least = torch.tensor([self.trust.ruled_out[recognizer.words[column].kind]
                                     for column in self._judged])
         self._bias = torch.zeros(len(self._judged), len(self.vocab))
         for row, column in enumerate(self._judged):
@@ -108,9 +122,11 @@ class Naming:
     def recognized(self, probabilities):
         """Probabilities (N, W) -> for each image its Recognized, the likeliest first."""
         asked_for = moved(self._asked_for, probabilities.device)
-        likeliest, words = (probabilities * asked_for).topk(min(MOST, len(asked_for)), dim=1)
+        most = min(self.trust.most, len(asked_for))
+        likeliest, words = (probabilities * asked_for).topk(most, dim=1)
         return [[Recognized(self.recognizer.words[word].word, probability)
-                 for word, probability in zip(*of_image, strict=True) if probability >= LEAST]
+                 for word, probability in zip(*of_image, strict=True)
+                 if probability >= self.trust.least]
                 for of_image in zip(words.tolist(), likeliest.tolist(), strict=True)]
 
     # ---- What is said ----
@@ -120,43 +136,42 @@ class Naming:
 
         The best comes first. beam_size: captions kept in mind for each choice of words.
         """
+        candidates = self.candidates(seen, beam_size, max_len, rows)
+        return [self.ranked(*of_image)[:count] for of_image in candidates]
+
+    def candidates(self, seen, beam_size=1, max_len=20, rows=None):
+        """The best captions with and without each word -> for each image a list of Candidate, and
+        its Recognized, to whose positions `said` of a Candidate points.
+        """
         probabilities = seen.probabilities
         if rows is not None:
             probabilities = probabilities[rows]
-        lists = self.captioner.decode(seen.features, self._search, rows, beam_size=beam_size,
-                                      max_len=max_len, probabilities=probabilities)
-        return [descriptions[:count] for descriptions in lists]
+        return self.captioner.decode(seen.features, self._search, rows, beam_size=beam_size,
+                                     max_len=max_len, probabilities=probabilities)
 
-    def _search(self, decoder, embedded, probabilities, beam_size, max_len, forbidden):
-        """A method of decoding that returns Descriptions; the decoder is the extended one."""
-        recognized = self.recognized(probabilities)
-        words = [[self._forms[name.word] for name in names] for names in recognized]
-        bias = self._against(moved(probabilities, embedded.device))
-        lists = beams_by_said(self.decoder, embedded, words, beam_size, max_len, bias=bias,
-                              **self._options)
-        return [self._descriptions(candidates, names)
-                for candidates, names in zip(lists, recognized, strict=True)]
-
-    def _descriptions(self, candidates, recognized):
+    def ranked(self, candidates, recognized):
         """Candidates of an image -> its Descriptions, the best first."""
         descriptions = []
         for said, score, caption in candidates:
             names = tuple(recognized[position] for position in sorted(said))
-            score += sum(evidence(name.probability) for name in names)
+            score += sum(self.trust.evidence(name.probability) for name in names)
             ended = caption.ids[-1] == self.decoder.end_id
             description = Description(self.vocab.decode(caption.ids), caption, names)
             descriptions.append(((ended, score), description))
         descriptions.sort(key=lambda ranked: ranked[0], reverse=True)
         return [description for _, description in descriptions]
 
+    def _search(self, decoder, embedded, probabilities, forbidden, **options):
+        """A method of decoding that gives `candidates`; the decoder is the extended one."""
+        recognized = self.recognized(probabilities)
+        words = [[self._forms[name.word] for name in names] for names in recognized]
+        bias = self._against(moved(probabilities, embedded.device))
+        lists = beams_by_said(self.decoder, embedded, words, forbidden=forbidden, bias=bias,
+                              only_required=self._new_ids, not_after=self.not_after, **options)
+        return list(zip(lists, recognized, strict=True))
+
     def _against(self, probabilities):
         """What is added to the logits of each image, (N, V): NEVER for what is ruled out."""
         device = probabilities.device
         ruled_out = probabilities[:, self._judged] < moved(self._least, device)
         return ruled_out.float() @ moved(self._bias, device)
-
-
-def evidence(probability):
-    """What speaks for saying a word of this probability, in nats a caption's score."""
-    odds = probability / max(1 - probability, 1e-4)
-    return TRUST * math.log(odds) + BONUS

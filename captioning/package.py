@@ -16,13 +16,14 @@ from captioning import files
 from captioning.captioner import export
 from captioning.checkpoint import read_checkpoint
 from captioning.files import read_json, weights_file, write_aside
+from captioning.recognition.recognizer import CLASSIFIER, PEOPLE, WEIGHTS_OF_RECOGNIZERS
 from captioning.tables import percent
 
 README = '''# {name}: an image captioner
 
     python3 -m venv .venv
     .venv/bin/pip install -r requirements.txt
-    .venv/bin/python -m scripts.sample --checkpoint {name}.pt --image photo.jpg
+    .venv/bin/python -m scripts.sample --checkpoint {name}.pt --image photo.jpg{names}
 
 `model.py` is the model as it was trained; `results/` has its settings, log, scores and captions\
 {notebooks}.
@@ -30,6 +31,7 @@ The encoder's weights: {weights}.
 
 {scores}
 '''
+NAMES = ' --names      # say what ImageNet knows'
 MODULES = ('vocabulary.py', 'data_loader.py', 'requirements.txt', 'LICENSE')
 LIBRARY = ('captioning/**/*.py', 'captioning/**/*.toml', 'captioning/recognition/*.t*',
            'scripts/*.py')
@@ -48,8 +50,11 @@ def package(checkpoint, output):
     if file := weights_file(weights):
         weights = f'models/{file.name}'
         contents[weights] = file
+    can_name = weights == f'models/{WEIGHTS_OF_RECOGNIZERS}'
+    if can_name:
+        contents |= {f'models/{file.name}': file for file in (CLASSIFIER, PEOPLE)}
     readme = README.format(name=name, weights=weights, notebooks=_about_notebooks(contents),
-                           scores=_about_scores(run))
+                           scores=_about_scores(run), names=NAMES if can_name else '')
     with tempfile.TemporaryDirectory() as folder, write_aside(output) as aside:
         export(checkpoint, Path(folder) / f'{name}.pt', weights)
         exported = [file for file in Path(folder).rglob('*') if file.is_file()]

@@ -20,7 +20,8 @@ from captioning.recognition.words import TABLE, read_table, words_of
 
 CLASSIFIER = files.ROOT / 'models' / 'resnet50_v1_imagenet_classifier.pt'
 PEOPLE = files.ROOT / 'models' / 'flickr8k_people.pt'
-BACKBONE_HASH = '264bcf2048ab0d49'    # of models/resnet50_v1_imagenet.pt, by weights_hash
+WEIGHTS_OF_RECOGNIZERS = 'resnet50_v1_imagenet.pt'    # in models/
+BACKBONE_HASH = '264bcf2048ab0d49'                   # of these, by weights_hash
 
 
 class ImageNetRecognizer(nn.Module):

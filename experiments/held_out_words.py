@@ -1,0 +1,140 @@
+"""Words that no training caption has: are they said all the same?
+
+    python -m experiments.held_out_words path/to/flickr8k
+
+Of the words that the encoder's classifier knows, the twenty that occur in most validation captions
+(after dog) are taken out of training with all captions that have them, and a model with attention
+is trained on the rest. Printed is F1 of saying each on the validation images, without names and
+with, where a word is true of an image if any reference has it; beside it the best that a threshold
+on the recognizer's probability could do, one for each word, chosen on the very same images.
+"""
+
+import argparse
+import os
+
+import numpy as np
+
+from captioning import files
+from captioning.caption_data import CaptionData
+from captioning.captioner import load_captioner
+from captioning.files import write_json
+from captioning.naming import Seen
+from captioning.recognition import load_recognizer
+from captioning.scoring import References, as_results, score
+from captioning.scoring.hallucination import says
+from captioning.scoring.split_captions import seen_split
+from captioning.tables import text_table
+from captioning.training import (
+    finish_epoch,
+    make_settings,
+    open_run,
+    train_one_epoch,
+    validate,
+)
+from scripts import run_main
+from vocabulary import tokenize
+
+HEADER = ('word', 'images', 'without', 'with', 'best threshold')
+
+
+def most_used(references, count, leave_out=('dog',)):
+    """The recognizer's words that are in most captions -> list of Word."""
+    captions = [caption for of_image in references.tokens.values() for caption in of_image]
+    words = [word for word in load_recognizer().words if word.word not in leave_out]
+    uses = {word: sum(says(caption, word.forms) for caption in captions) for word in words}
+    return sorted(uses, key=uses.get, reverse=True)[:count]
+
+
+def without_words(data, words, folder):
+    """Write a copy of a data set without the training captions that have any of the words.
+
+    Images are links, and features that were computed for `data` serve the copy. Returns the copy,
+    a CaptionData, and how many captions are left.
+    """
+    forms = {form for word in words for form in word.forms}
+    annotations = data.annotations('train')
+    kept = [entry for entry in annotations['annotations']
+            if not says(' '.join(tokenize(entry['caption'])), forms)]
+    copy = CaptionData(folder)
+    for split in ('train', 'val'):
+        entries = kept if split == 'train' else data.annotations('val')['annotations']
+        copy.annotation_file(split).parent.mkdir(parents=True, exist_ok=True)
+        write_json(copy.annotation_file(split), {**data.annotations(split), 'annotations': entries})
+        copy.image_folder(split).parent.mkdir(parents=True, exist_ok=True)
+        _link(data.image_folder(split), copy.image_folder(split))
+    copy.cache_folder.mkdir(parents=True, exist_ok=True)
+    for features in data.cache_folder.glob('features-*'):
+        _link(features, copy.cache_folder / features.name)
+    return copy, len(kept)
+
+
+def _link(target, link):
+    if not link.exists():
+        os.symlink(target.resolve(), link, target_is_directory=True)
+
+
+def train(data, epochs):
+    """Train a model with attention, or continue it -> Run."""
+    settings = make_settings(name='held-out-words', cocoapi_loc=str(data.folder), epochs=epochs,
+                             image='attention')
+    run = open_run(settings, data)
+    while not run.finished:
+        finish_epoch(run, train_one_epoch(run), validate(run))
+    return run
+
+
+def f1(said, true):
+    """said, true: arrays of bool, or of several such one below the other."""
+    return 2 * (said & true).sum(axis=-1) / np.maximum(1, said.sum(axis=-1) + true.sum(axis=-1))
+
+
+def best_threshold(probabilities, true):
+    order = np.argsort(-probabilities)
+    hits, count = np.cumsum(true[order]), np.arange(1, len(order) + 1)
+    return (2 * hits / (count + true.sum())).max()
+
+
+def judge(captioner, data, words, beam_size):
+    """-> rows of the table, and the scores without and with names."""
+    seen, rows, images = seen_split(captioner, data, 'val')
+    ids = [images[row]['id'] for row in rows]
+    references = References(data.annotation_file('val'), ids)
+    true = np.array([[any(says(caption, word.forms) for caption in references.tokens[image_id])
+                      for image_id in ids] for word in words])
+    measured, scores = [], []
+    for each in (Seen(seen.features), seen):
+        lists = captioner.describe(each, beam_size, rows=rows)
+        texts = [best.text.rstrip(' .') for best, *_ in lists]
+        said = np.array([[says(text, word.forms) for text in texts] for word in words])
+        measured.append(f1(said, true))
+        scores.append(score(as_results(dict(zip(ids, texts, strict=True))), references))
+    columns = {word.word: column for column, word in
+               enumerate(captioner.naming.recognizer.words)}
+    ceiling = [best_threshold(seen.probabilities[rows, columns[word.word]].numpy(), of_word)
+               for word, of_word in zip(words, true, strict=True)]
+    table = [(word.word, f'{of_word.sum()}', *(f'{value:.2f}' for value in values))
+             for word, of_word, *values in zip(words, true, *measured, ceiling, strict=True)]
+    means = [f'{np.mean(values):.2f}' for values in (*measured, ceiling)]
+    return [HEADER, *table, ('mean', '', *means)], scores
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('folder', help='the data set, the folder that holds cocoapi/')
+    parser.add_argument('--epochs', type=int, default=6)
+    parser.add_argument('--words', type=int, default=20, help='how many (default: 20)')
+    parser.add_argument('--beam-size', type=int, default=5)
+    args = parser.parse_args()
+    data = CaptionData(args.folder)
+    words = most_used(References(data.annotation_file('val')), args.words)
+    copy, kept = without_words(data, words, files.ROOT / 'data' / f'{data.name}-held-out')
+    print(f'{kept:,} of {len(data.annotations("train")["annotations"]):,} captions are left')
+    run = train(copy, args.epochs)
+    captioner = load_captioner(run.folder / 'best.pt', run.device, names=True)
+    table, (without, named) = judge(captioner, copy, words, args.beam_size)
+    print(text_table(table))
+    print(f'CIDEr {100 * without["CIDEr"]:.1f} without names, {100 * named["CIDEr"]:.1f} with')
+
+
+if __name__ == '__main__':
+    run_main(main)
