@@ -10,6 +10,7 @@ on the recognizer's probability could do, one for each word, chosen on the very 
 """
 
 import argparse
+import itertools
 import os
 
 import numpy as np
@@ -39,9 +40,11 @@ HEADER = ('word', 'images', 'without', 'with', 'best threshold')
 
 def most_used(references, count, leave_out=('dog',)):
     """The recognizer's words that are in most captions -> list of Word."""
-    captions = [caption for of_image in references.tokens.values() for caption in of_image]
-    words = [word for word in load_recognizer().words if word.word not in leave_out]
-    uses = {word: sum(says(caption, word.forms) for caption in captions) for word in words}
+    captions = list(itertools.chain.from_iterable(references.tokens.values()))
+    uses = {}
+    for word in load_recognizer().words:
+        if word.word not in leave_out:
+            uses[word] = sum(says(caption, word.forms) for caption in captions)
     return sorted(uses, key=uses.get, reverse=True)[:count]
 
 
@@ -99,23 +102,41 @@ def judge(captioner, data, words, beam_size):
     seen, rows, images = seen_split(captioner, data, 'val')
     ids = [images[row]['id'] for row in rows]
     references = References(data.annotation_file('val'), ids)
-    true = np.array([[any(says(caption, word.forms) for caption in references.tokens[image_id])
-                      for image_id in ids] for word in words])
+    true = np.array([true_of_images(word, references, ids) for word in words])
     measured, scores = [], []
     for each in (Seen(seen.features), seen):
         lists = captioner.describe(each, beam_size, rows=rows)
         texts = [best.text.rstrip(' .') for best, *_ in lists]
         said = np.array([[says(text, word.forms) for text in texts] for word in words])
         measured.append(f1(said, true))
-        scores.append(score(as_results(dict(zip(ids, texts, strict=True))), references))
-    columns = {word.word: column for column, word in
-               enumerate(captioner.naming.recognizer.words)}
-    ceiling = [best_threshold(seen.probabilities[rows, columns[word.word]].numpy(), of_word)
-               for word, of_word in zip(words, true, strict=True)]
-    table = [(word.word, f'{of_word.sum()}', *(f'{value:.2f}' for value in values))
-             for word, of_word, *values in zip(words, true, *measured, ceiling, strict=True)]
-    means = [f'{np.mean(values):.2f}' for values in (*measured, ceiling)]
-    return [HEADER, *table, ('mean', '', *means)], scores
+        results = as_results(dict(zip(ids, texts, strict=True)))
+        scores.append(score(results, references))
+    measured.append(ceiling(captioner.naming.recognizer, seen.probabilities[rows], words, true))
+    images_of = true.sum(axis=1)
+    table = [HEADER]
+    for word, number, *values in zip(words, images_of, *measured, strict=True):
+        table.append((word.word, f'{number}', *(f'{value:.2f}' for value in values)))
+    means = [f'{np.mean(values):.2f}' for values in measured]
+    return [*table, ('mean', '', *means)], scores
+
+
+def true_of_images(word, references, ids):
+    """For each image, whether any reference has the word."""
+    truth = []
+    for image_id in ids:
+        captions = references.tokens[image_id]
+        truth.append(any(says(caption, word.forms) for caption in captions))
+    return truth
+
+
+def ceiling(recognizer, probabilities, words, true):
+    """F1 of each word by the threshold that is best for it."""
+    columns = {word.word: column for column, word in enumerate(recognizer.words)}
+    values = []
+    for word, of_word in zip(words, true, strict=True):
+        of_images = probabilities[:, columns[word.word]].numpy()
+        values.append(best_threshold(of_images, of_word))
+    return values
 
 
 def main():

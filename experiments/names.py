@@ -54,32 +54,37 @@ class Photos:
         results = self.results(descriptions)
         scores = score(results, self.references, draws=1000)
         test = paired_test(self.results(plain), results, self.references)['CIDEr']
-        difference = '' if descriptions is plain else (
-            f'{100 * test["difference"]:+.1f} [{100 * test["interval"][0]:+.1f}, '
-            f'{100 * test["interval"][1]:+.1f}]')
-        cells = [percent(scores['CIDEr'], scores['intervals']['CIDEr']), difference,
-                 percent(scores['BLEU-4'])]
+        low, high = test['interval']
+        difference = f'{100 * test["difference"]:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]'
+        cider = percent(scores['CIDEr'], scores['intervals']['CIDEr'])
+        cells = cider, difference, percent(scores['BLEU-4'])
         return title, *cells, *self._names(descriptions), *self._absent(descriptions)
 
     def _names(self, descriptions):
         """How many names are said, and the share that any reference has."""
-        right = [any(says(reference, self.forms[name.word]) for reference in references)
-                 for description, references in zip(descriptions, self.tokens, strict=True)
-                 for name in description.names]
+        right = []
+        for description, references in zip(descriptions, self.tokens, strict=True):
+            for name in description.names:
+                forms = self.forms[name.word]
+                right.append(any(says(reference, forms) for reference in references))
         return f'{len(right)}', f'{np.mean(right):.2f}' if right else ''
 
     def _absent(self, descriptions):
         """Of the things said the share that no reference has, and captions with absent people."""
         captions = [description.text.rstrip(' .') for description in descriptions]
-        said, absent = things_said(captions, self.tokens, list(self.forms.values()))
+        things = list(self.forms.values())
+        said, absent = things_said(captions, self.tokens, things)
         people = next(index for index, word in enumerate(self.words) if word.kind == PEOPLE)
         wrong = sum(people in indices for indices in absent)
         return f'{chair(said, absent)["of things"]:.2f}', f'{wrong}'
 
     def given(self):
         """Seen with the words that two references share, as sure as can be, instead."""
-        shared = [[sum(says(reference, self.forms[word.word]) for reference in references) >= 2
-                   for word in self.words] for references in self.tokens]
+        shared = []
+        for references in self.tokens:
+            counts = [sum(says(reference, word.forms) for reference in references)
+                      for word in self.words]
+            shared.append([count >= 2 for count in counts])
         probabilities = torch.zeros(self.seen.probabilities.shape)
         probabilities[torch.as_tensor(self.rows)] = torch.tensor(shared).float()
         return Seen(self.seen.features, probabilities)
@@ -107,7 +112,8 @@ def with_names(captioner, photos, beam_size, trust, grammar=True, seen=None):
     naming = Naming(captioner, captioner.naming.recognizer, trust)
     if not grammar:
         naming.not_after = None
-    lists = naming.describe(seen or photos.seen, beam_size, rows=photos.rows)
+    seen = seen or photos.seen
+    lists = naming.describe(seen, beam_size, rows=photos.rows)
     return [best for best, *_ in lists]
 
 
@@ -145,7 +151,8 @@ class Choices:
                 self.descriptions.append([naming.ranked(*of_image)[0] for of_image in candidates])
         for descriptions in self.descriptions:
             scores = score(photos.results(descriptions), photos.references)
-            ciders.append([scores['cider_per_image'][image_id] for image_id in photos.ids])
+            per_image = scores['cider_per_image']
+            ciders.append([per_image[image_id] for image_id in photos.ids])
         self.ciders = np.array(ciders)
 
     def _by_people(self, captioner, photos, beam_size):
@@ -160,8 +167,10 @@ class Choices:
         """
         of_others = sum(each.ciders.mean(axis=1) for each in others)
         fold = np.arange(self.ciders.shape[1]) % FOLDS
-        best = [(self.ciders[:, fold != each].mean(axis=1) + of_others).argmax()
-                for each in range(FOLDS)]
+        best = []
+        for each in range(FOLDS):
+            of_rest = self.ciders[:, fold != each].mean(axis=1)
+            best.append((of_rest + of_others).argmax())
         print('chosen (people, weight, bonus):', *(CHOICES[choice] for choice in best))
         return [self.descriptions[best[each]][image] for image, each in enumerate(fold)]
 

@@ -8,7 +8,12 @@ from test_decoding import ids_of, log_prob_of, score_of, set_end_bias, small_dec
 from test_model import V, each_variant, make_decoder, make_features
 
 from captioning.beam_search import beams, length_normalized
-from captioning.constrained_search import MOST_WORDS, constrained_beams, constrained_search
+from captioning.constrained_search import (
+    MOST_WORDS,
+    beams_by_said,
+    constrained_beams,
+    constrained_search,
+)
 
 EVERY = {'image': 'every'}
 MIXED = [[{7}], [], [{8, 9}, {10}], [{11, 12}], [{13}, {14}, {15}], [], [{16}], [{17}, {18}], [{7}]]
@@ -297,3 +302,82 @@ def test_words_that_make_no_sense_are_refused(required, problem):
     decoder, features = decoder_and_features(EVERY, 0)
     with pytest.raises(ValueError, match=problem):
         constrained_search(decoder, features, required)
+
+
+# ---- With and without each word ----
+
+@each_variant
+@each_end_bias
+def test_the_best_of_each_choice_of_words_is_what_must_be_said_finds(variant, end_bias):
+    decoder, features = decoder_and_features(variant, end_bias)
+    for one, words, candidates in zip(features, MIXED, beams_by_said(decoder, features, MIXED, 5),
+                                      strict=True):
+        best = {}
+        for candidate in candidates:
+            best.setdefault(candidate.said, candidate)
+            ids = set(candidate.caption.ids)
+            spoken = [place for place, word in enumerate(words) if word & ids]
+            assert candidate.said == frozenset(spoken)
+            assert candidate.score == pytest.approx(score_of(candidate.caption), abs=1e-4)
+        everything = frozenset(range(len(words)))
+        must_say, = constrained_search(decoder, one[None], [words], 5)
+        assert best[everything].caption.ids == must_say.ids
+        unsaid = set().union(*words)
+        without, = beams(decoder, one[None], 5, forbidden=unsaid)
+        if end_bias > 0 and words:
+            assert best[frozenset()].score >= score_of(without[0]) - 1e-4
+
+
+def test_subsets_equal_brute_force():
+    decoder, features = small_decoder(), make_features(EVERY)[:4]
+    words, max_len = [{3}, {2, 4}], 5
+    sequences = [list(itertools.product((0, 2, 3, 4), repeat=length)) for length in range(max_len)]
+    ended = [[0, *middle, 1] for shorter in sequences[:-1] for middle in shorter]
+    possible = [ids for ids in ended if repeats_none(ids, words)]
+    lists = beams_by_said(decoder, features, [words] * 4, 150, max_len=max_len)
+    for one, candidates in zip(features, lists, strict=True):
+        expected = dict.fromkeys(map(frozenset, ([], [0], [1], [0, 1])), -torch.inf)
+        for ids in possible:
+            spoken = frozenset(place for place, word in enumerate(words) if word & set(ids))
+            score = length_normalized(sum(log_prob_of(decoder, one, ids)), len(ids) - 1)
+            expected[spoken] = max(expected[spoken], score)
+        best = {}
+        for said_words, score, caption in candidates:
+            if caption.ids[-1] == 1:
+                best[said_words] = max(best.get(said_words, -torch.inf), score)
+        assert best == pytest.approx(expected, abs=1e-4)
+
+
+def test_positions_are_those_of_the_list_that_was_given():
+    decoder, features = decoder_and_features(EVERY, 1)
+    words = [{3}, {5, 6}, {7}, {6, 5}]
+    lists = beams_by_said(decoder, features, [words] * 9, 3, forbidden=[3])
+    seen = {candidate.said for candidates in lists for candidate in candidates}
+    assert seen == {frozenset(), frozenset({1, 3}), frozenset({2}), frozenset({1, 2, 3})}
+
+
+@each_variant
+@each_beam_size
+def test_a_bias_is_that_of_each_image(variant, beam_size):
+    decoder, features = decoder_and_features(variant, 1)
+    bias = torch.zeros(9, V)
+    bias[::2, [5, 7, 8]] = -100
+    bias[1::2, 9] = 4
+    lists = beams_by_said(decoder, features, MIXED, beam_size, bias=bias)
+    for one, words, of_image, candidates in zip(features, MIXED, bias, lists, strict=True):
+        biased = make_decoder(variant)
+        set_end_bias(biased, 1)
+        biased.linear.bias.data += of_image
+        alone, = beams_by_said(biased, one[None], [words], beam_size)
+        assert [(said_words, caption.ids) for said_words, _, caption in candidates] == [
+            (said_words, caption.ids) for said_words, _, caption in alone]
+
+
+def test_only_required_words_follow_the_rules_too():
+    decoder, features = decoder_and_features(EVERY, 1)
+    decoder.linear.bias.data[30] = 9
+    free = constrained_search(decoder, features, [[{30}]] * 9, 3, only_required=[30])
+    before = {ids[ids.index(30) - 1] for ids in ids_of(free)}
+    ruled = constrained_search(decoder, features, [[{30}]] * 9, 3, only_required=[30],
+                               not_after={word: [30] for word in before})
+    assert all(ids[ids.index(30) - 1] not in before for ids in ids_of(ruled))

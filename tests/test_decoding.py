@@ -400,3 +400,25 @@ def test_the_old_place_has_the_same_functions():
     from scripts import decoding
     assert decoding.beams is beams and decoding.sample is sample and decoding.greedy is greedy
     assert decoding.rank is length_normalized
+
+
+# ---- Words that never follow others ----
+
+@each_method
+@each_variant
+def test_words_do_not_follow_those_that_they_never_follow(method, variant):
+    decoder, features = make_decoder(variant), make_features(variant)
+    set_end_bias(decoder, -100)
+    free = pairs_of(method(decoder, features))
+    first, second = free[0]
+    never = {first: [other for one, other in free if one == first]}
+    pairs = pairs_of(method(decoder, features, not_after=never))
+    assert not {(first, other) for other in never[first]} & set(pairs)
+    never[None] = [second]    # where no rule is there for the word before
+    pairs = pairs_of(method(decoder, features, not_after=never))
+    assert {one for one, other in pairs if other == second} <= {first}
+    assert pairs_of(method(decoder, features, not_after={})) == free
+
+
+def pairs_of(captions):
+    return [pair for caption in captions for pair in itertools.pairwise(caption.ids)]

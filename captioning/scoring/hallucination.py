@@ -31,10 +31,7 @@ def things_said(captions, references, things):
 def says(caption, forms):
     """Whether a caption has any of the forms, as whole words."""
     padded = f' {caption} '
-    for form in forms:
-        if f' {form} ' in padded:
-            return True
-    return False
+    return any(f' {form} ' in padded for form in forms)
 
 
 def chair(said, absent):
