@@ -127,9 +127,9 @@ class Captioner:
 
         The best comes first; a beam of 1 is greedy.
         """
+        beam_size = max(beam_size, count)
         if self.naming and seen.probabilities is not None:
             return self.naming.describe(seen, beam_size, max_len, count, rows)
-        beam_size = max(beam_size, count)
         if beam_size == 1:
             lists = [[one] for one in self.decode(seen.features, greedy, rows, max_len=max_len)]
         else:

@@ -33,7 +33,7 @@ def caption_photos(captioner, paths, beam_size=3, num_captions=1, max_len=20):
         if images is None:
             continue
         seen = captioner.see(images)
-        lists = captioner.describe(seen, max(beam_size, num_captions), max_len, num_captions)
+        lists = captioner.describe(seen, beam_size, max_len, num_captions)
         for row, told in zip(read, _told(captioner, seen, lists), strict=True):
             yield paths[row], told, None
 

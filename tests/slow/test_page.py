@@ -131,6 +131,10 @@ def test_a_photo_is_captioned_by_either_method_and_a_text_is_refused(address, br
     upload(browser, CAT)    # of which the two methods say different things
     press(browser)
     first = wait(lambda: caption(browser))
+    assert 'cat' in first.split()
+    recognized = wait(lambda: browser.find_element('css selector', '#recognized tbody tr').text)
+    assert 'cat' in recognized and '%' in recognized and 'not said' not in recognized
+    browser.save_screenshot(str(SHOTS / 'cat.png'))
     browser.find_element('css selector', 'input[type=radio][value=greedy]').click()
     press(browser)
     wait(lambda: caption(browser) not in ('', first))
@@ -174,9 +178,10 @@ def test_it_fits_a_phone_and_obeys_the_keyboard(address, browser):
 def test_the_api_captions_and_refuses(address, tmp_path):
     from gradio_client import Client, handle_file
     client = Client(address, verbose=False)
-    text, others, looked, seconds = client.predict(handle_file(str(ASTRONAUT)), 'greedy',
-                                                   api_name='/caption')
+    text, others, looked, seconds, recognized = client.predict(
+        handle_file(str(CAT)), 'greedy', api_name='/caption')
     assert len(text.split()) > 3 and others.count('1 in') == 5 and 'second' in seconds
+    assert '| cat | ' in recognized and recognized.count('% | said |') == 1
     drawn = looked if isinstance(looked, str) else looked['path']
     assert Image.open(drawn).width > 100
     bomb = tmp_path / 'large.png'
