@@ -58,8 +58,10 @@ def row_norms(decoder, vocab):
     """{word: length of the row by which it is written}: the longer, the more often it was seen.
 
     Of the words in Flickr8k's captions, the order by it and by the number of occurrences have a
-    correlation of 0.83 in the best model that ships, and 0.77 in the plain one.
+    correlation of 0.83 in the best model that ships, and 0.77 in the plain one. ValueError as in
+    `extended`.
     """
+    _check_kind(decoder, vocab)
     norms = decoder.linear.weight.detach().float().norm(dim=1).tolist()
     return {vocab.idx2word[word_id]: norm for word_id, norm in enumerate(norms)}
 

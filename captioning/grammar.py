@@ -21,7 +21,8 @@ ONE = (*ARTICLES, 'one', 'another', 'this', 'each')
 MANY = ('two', 'three', 'four', 'five', 'six', 'several', 'many', 'some', 'multiple', 'few',
         'these', 'various', 'both')
 BEFORE_NEW_PLURALS = (*MANY, 'of', 'and', 'other', 'with')
-AUXILIARIES = ('is', 'are', 'was', 'were', 'be', 'being')
+OF_ONE = ('is', 'was', 'be', 'being')
+OF_MANY = ('are', 'were')
 PREPOSITIONS = ('at', 'behind', 'beside', 'by', 'down', 'from', 'in', 'inside', 'into', 'near',
                 'of', 'off', 'on', 'onto', 'outside', 'over', 'through', 'to', 'under', 'with')
 
@@ -40,6 +41,7 @@ def grammar_of(vocab, words=(), new_ids=()):
     learned.
     """
     singular, plural, mass = _by_number(vocab, words)
+    alike = {vocab(word.word) for word in words if word.word == word.plural}    # two sheep
     new = set(new_ids)
     never = defaultdict(set)
     for word, word_id in vocab.word2idx.items():
@@ -50,8 +52,10 @@ def grammar_of(vocab, words=(), new_ids=()):
         never[before] |= plural
     for before in ARTICLES:
         never[before] |= mass & new
-    for before in (vocab.start_word, *AUXILIARIES, *MANY):
+    for before in OF_ONE:
         never[before] |= singular
+    for before in (vocab.start_word, *OF_MANY, *MANY):
+        never[before] |= singular - alike
     for before in PREPOSITIONS:
         never[before] |= singular & new
     for before in {*never, *BEFORE_NEW_PLURALS}:
@@ -68,9 +72,9 @@ def _by_number(vocab, words):
         for form in word.forms:
             if form not in vocab.word2idx:
                 continue
-            if form == word.plural != word.word or word.use == 'plural' or _is_plural(form, word):
+            if _is_plural(form, word):
                 plural.add(vocab(form))
-            elif word.use == 'count':
+            elif word.use == 'count' and not _is_gerund(form, word):
                 singular.add(vocab(form))
             else:
                 mass.add(vocab(form))
@@ -78,4 +82,14 @@ def _by_number(vocab, words):
 
 
 def _is_plural(form, word):
-    return form != word.word and wordnet().is_plural(form.split()[-1])
+    if form == word.word:
+        return word.use == 'plural'
+    if form == word.plural or wordnet().is_plural(form.split()[-1]):
+        return True
+    # WordNet does not have each: teams, t-shirts. Of stairs there is one staircase.
+    return form.endswith('s') and (word.use == 'plural' or form[:-1] in word.forms)
+
+
+def _is_gerund(form, word):
+    """Someone is skiing: such a form of a ski follows what no ski does."""
+    return form != word.word and form.endswith('ing')
