@@ -11,14 +11,13 @@ on the recognizer's probability could do, one for each word, chosen on the very 
 
 import argparse
 import itertools
-import os
 
 import numpy as np
 
 from captioning import files
 from captioning.caption_data import CaptionData
 from captioning.captioner import load_captioner
-from captioning.files import write_json
+from captioning.held_out import f1, without_words
 from captioning.naming import Seen
 from captioning.recognition import load_recognizer
 from captioning.scoring import References, as_results, score
@@ -33,7 +32,6 @@ from captioning.training import (
     validate,
 )
 from scripts import run_main
-from vocabulary import tokenize
 
 HEADER = ('word', 'images', 'without', 'with', 'best threshold')
 
@@ -48,34 +46,6 @@ def most_used(references, count, leave_out=('dog',)):
     return sorted(uses, key=uses.get, reverse=True)[:count]
 
 
-def without_words(data, words, folder):
-    """Write a copy of a data set without the training captions that have any of the words.
-
-    Images are links, and features that were computed for `data` serve the copy. Returns the copy,
-    a CaptionData, and how many captions are left.
-    """
-    forms = {form for word in words for form in word.forms}
-    annotations = data.annotations('train')
-    kept = [entry for entry in annotations['annotations']
-            if not says(' '.join(tokenize(entry['caption'])), forms)]
-    copy = CaptionData(folder)
-    for split in ('train', 'val'):
-        entries = kept if split == 'train' else data.annotations('val')['annotations']
-        copy.annotation_file(split).parent.mkdir(parents=True, exist_ok=True)
-        write_json(copy.annotation_file(split), {**data.annotations(split), 'annotations': entries})
-        copy.image_folder(split).parent.mkdir(parents=True, exist_ok=True)
-        _link(data.image_folder(split), copy.image_folder(split))
-    copy.cache_folder.mkdir(parents=True, exist_ok=True)
-    for features in data.cache_folder.glob('features-*'):
-        _link(features, copy.cache_folder / features.name)
-    return copy, len(kept)
-
-
-def _link(target, link):
-    if not link.exists():
-        os.symlink(target.resolve(), link, target_is_directory=True)
-
-
 def train(data, epochs):
     """Train a model with attention, or continue it -> Run."""
     settings = make_settings(name='held-out-words', cocoapi_loc=str(data.folder), epochs=epochs,
@@ -84,11 +54,6 @@ def train(data, epochs):
     while not run.finished:
         finish_epoch(run, train_one_epoch(run), validate(run))
     return run
-
-
-def f1(said, true):
-    """said, true: arrays of bool, or of several such one below the other."""
-    return 2 * (said & true).sum(axis=-1) / np.maximum(1, said.sum(axis=-1) + true.sum(axis=-1))
 
 
 def best_threshold(probabilities, true):
