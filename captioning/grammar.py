@@ -23,6 +23,7 @@ MANY = ('two', 'three', 'four', 'five', 'six', 'several', 'many', 'some', 'multi
 BEFORE_NEW_PLURALS = (*MANY, 'of', 'and', 'other', 'with')
 OF_ONE = ('is', 'was', 'be', 'being')
 OF_MANY = ('are', 'were')
+BESIDE_NOUNS = ('baseball', 'mountain', 'orange', 'rock')    # two orange dogs; is rock climbing
 PREPOSITIONS = ('at', 'behind', 'beside', 'by', 'down', 'from', 'in', 'inside', 'into', 'near',
                 'of', 'off', 'on', 'onto', 'outside', 'over', 'through', 'to', 'under', 'with')
 
@@ -40,7 +41,9 @@ def grammar_of(vocab, words=(), new_ids=()):
     words: of a recognizer, whose forms are nouns. new_ids: of those that the decoder has not
     learned.
     """
-    singular, plural, mass = _by_number(vocab, words)
+    things = [word for word in words if word.kind != 'people']    # which every decoder learned
+    singular, plural, mass = _by_number(vocab, things)
+    singular -= {vocab(word) for word in BESIDE_NOUNS}
     alike = {vocab(word.word) for word in words if word.word == word.plural}    # two sheep
     new = set(new_ids)
     never = defaultdict(set)

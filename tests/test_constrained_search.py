@@ -1,10 +1,11 @@
 """Constrained beam search: what must be said is said, and the best that says it is returned."""
 
+import copy
 import itertools
 
 import pytest
 import torch
-from test_decoding import ids_of, log_prob_of, score_of, set_end_bias, small_decoder
+from test_decoding import ids_of, log_prob_of, pairs_of, score_of, set_end_bias, small_decoder
 from test_model import V, each_variant, make_decoder, make_features
 
 from captioning.beam_search import beams, length_normalized
@@ -381,3 +382,58 @@ def test_only_required_words_follow_the_rules_too():
     ruled = constrained_search(decoder, features, [[{30}]] * 9, 3, only_required=[30],
                                not_after={word: [30] for word in before})
     assert all(ids[ids.index(30) - 1] not in before for ids in ids_of(ruled))
+
+
+@each_variant
+@each_beam_size
+@each_end_bias
+def test_what_must_be_said_is_the_first_of_what_may_be(variant, beam_size, end_bias):
+    decoder, features = decoder_and_features(variant, end_bias)
+    options = {'max_len': 9, 'no_repeat': 2, 'only_required': [8], 'not_after': {None: [20]}}
+    lists = constrained_beams(decoder, features, MIXED, beam_size, **options)
+    may = beams_by_said(decoder, features, MIXED, beam_size, **options)
+    for words, captions, candidates in zip(MIXED, lists, may, strict=True):
+        most = max(len(candidate.said) for candidate in candidates)
+        assert most == len(words)
+        of_most = [one for one in candidates if len(one.said) == most]
+        of_most.sort(key=lambda one: (one.caption.ids[-1] == 1, one.score), reverse=True)
+        assert captions[:len(of_most)] == [one.caption for one in of_most][:beam_size]
+
+
+@each_variant
+@each_beam_size
+def test_no_caption_has_a_pair_that_is_never_there(variant, beam_size):
+    decoder, features = decoder_and_features(variant, -3)
+    options = {'only_required': [7, 30, 31]}
+    required = [[*words, {30, 31}] if words else [] for words in MIXED]
+    free = beams_by_said(decoder, features, required, beam_size, **options)
+    pairs = pairs_of(one.caption for candidates in free for one in candidates)
+    never = {}
+    for first, second in pairs:
+        if first % 2:
+            never.setdefault(first, set()).add(second)
+        else:
+            never.setdefault(None, set()).add(second)
+    never[None] -= {1}
+    ruled = beams_by_said(decoder, features, required, beam_size, not_after=never, **options)
+    pairs = pairs_of(one.caption for candidates in ruled for one in candidates)
+    assert pairs and all(second not in never.get(first, never[None]) for first, second in pairs)
+
+
+def test_a_bias_holds_in_groups_and_beside_words_that_do_not_compete(monkeypatch):
+    decoder, features = decoder_and_features(EVERY, 1)
+    bias = 3 * torch.randn(9, V, generator=torch.Generator().manual_seed(3))
+    options = {'beam_size': 3, 'only_required': [7, 30]}
+    expected = []
+    for one, words, of_image in zip(features, MIXED, bias, strict=True):
+        biased = copy.deepcopy(decoder)
+        biased.linear.bias.data += of_image
+        expected += beams_by_said(biased, one[None], [words], **options)
+    assert all(not {7, 30} & set(one.caption.ids) for one in expected[1])
+    monkeypatch.setattr('captioning.constrained_search.decoding_batch', lambda device: 4)
+    together = beams_by_said(decoder, features, MIXED, bias=bias, **options)
+    for candidates, alone in zip(together, expected, strict=True):
+        assert [(one.said, one.caption.ids) for one in candidates] == [
+            (one.said, one.caption.ids) for one in alone]
+        for one, other in zip(candidates, alone, strict=True):
+            assert one.score == pytest.approx(other.score, abs=1e-4)

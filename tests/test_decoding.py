@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from test_model import each_variant, make_decoder, make_features
+from test_model import V, each_variant, make_decoder, make_features
 
 from captioning.decoding import (
     attention_weights,
@@ -15,6 +15,7 @@ from captioning.decoding import (
     likeliest_words,
     sample,
 )
+from captioning.decoding_rules import Rules
 from model import DecoderRNN
 
 EVERY = {'image': 'every'}    # the decoder where it makes no difference which
@@ -422,3 +423,16 @@ def test_words_do_not_follow_those_that_they_never_follow(method, variant):
 
 def pairs_of(captions):
     return [pair for caption in captions for pair in itertools.pairwise(caption.ids)]
+
+
+def test_of_two_rules_a_word_has_its_own():
+    rules = Rules(not_after={5: [6], None: [7, 8]})
+    logits = torch.randn(3, V, generator=torch.Generator().manual_seed(0))
+    captions = torch.tensor([[0, 9, 5], [0, 5, 9], [0, 5, V - 1]])
+    log_probs, allowed = rules.next_words(logits, captions)
+    assert torch.equal(log_probs, logits.log_softmax(dim=1))
+    forbidden = [row.nonzero().flatten().tolist() for row in allowed == -torch.inf]
+    assert forbidden == [[6], [7, 8], [7, 8]]
+    for others in ({5: [6]}, {5: [], None: []}, {}, None):    # nothing of words without a rule
+        _, allowed = Rules(not_after=others).next_words(logits[1:], captions[1:])
+        assert torch.equal(allowed, log_probs[1:])

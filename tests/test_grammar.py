@@ -7,10 +7,14 @@ from captioning.recognition import Word
 from vocabulary import Vocabulary
 
 LEARNED = ['<start>', '<end>', '<unk>', 'a', 'an', 'is', 'in', 'two', 'of', 'red', 'the', 'dog',
-           'dogs', 'elephant', 'orange', 'hour', 'unicycle', 'coffee', '.']
+           'dogs', 'elephant', 'orange', 'hour', 'unicycle', 'coffee', '.', 'sheep', 'person',
+           'team', 'teams', 'ski', 'skiing', 'stairs', 'staircase', 'with', 'were']
 WORDS = [Word('dog', 'dogs', 'count', 'a'), Word('vase', 'vases', 'count', 'a'),
          Word('elephant', 'elephants', 'count', 'an'), Word('corn', '', 'mass'),
-         Word('coffee', '', 'mass'), Word('jeans', '', 'plural')]
+         Word('coffee', '', 'mass'), Word('jeans', '', 'plural'),
+         Word('sheep', 'sheep', 'count', 'a'), Word('ski', 'skis', 'count', 'a', ('skiing',)),
+         Word('person', 'people', 'count', 'a', ('team', 'teams')),
+         Word('stairs', '', 'plural', '', ('staircase',))]
 NEW = ['vase', 'vases', 'elephants', 'corn', 'jeans']
 
 
@@ -39,7 +43,11 @@ def test_articles_go_by_sound(word, article):
     ('two dogs', 'a dogs'), ('two vases', 'a vases'), ('two elephants', 'an elephants'),
     ('red dogs', 'two dog'), ('red vase', 'red vases'), ('of vases', 'the vases'),    # number
     ('the vase', 'is vase'), ('the dog', 'is dog'), ('in dog', 'in vase'),    # nothing before it
-    ('a coffee', 'a corn'), ('in corn', 'a jeans'), ('a dog', '<start> dog')])
+    ('a coffee', 'a corn'), ('in corn', 'a jeans'), ('a dog', '<start> dog'),
+    ('red dogs', 'red elephants'), ('with vases', '<start> vases'),    # of new plurals
+    ('two sheep', 'is sheep'), ('were sheep', 'were dog'), ('a sheep', 'two ski'),
+    ('two teams', 'a teams'), ('a team', 'two team'),    # WordNet knows no teams
+    ('a staircase', 'a stairs'), ('is skiing', 'is ski')])
 def test_pairs(may_follow, right, wrong):
     assert may_follow(*right.split()) and not may_follow(*wrong.split())
 

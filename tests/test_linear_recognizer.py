@@ -44,6 +44,20 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / 'odd.pt').write_bytes(b'odd')
     with pytest.raises(ValueError, match='odd.pt holds no recognizer'):
         LinearRecognizer.load(tmp_path / 'odd.pt')
+    torch.save({'fc.weight': torch.zeros(3)}, tmp_path / 'foreign.pt')
+    with pytest.raises(ValueError, match="foreign.pt holds no recognizer .*'words'"):
+        LinearRecognizer.load(tmp_path / 'foreign.pt')
+    whole = PEOPLE.read_bytes()
+    (tmp_path / 'cut.pt').write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(ValueError, match='cut.pt holds no recognizer'):
+        LinearRecognizer.load(tmp_path / 'cut.pt')
+
+
+def test_it_reads_the_roots_of_features():
+    recognizer = LinearRecognizer(torch.tensor([[1.0, -2.0]]), torch.tensor([0.5]), WORDS[:1], '')
+    features = torch.tensor([[4.0, 0.25], [9.0, -5.0]])    # a negative one counts as none
+    expected = torch.tensor([[2 - 1 + 0.5], [3 + 0.5]]).sigmoid()
+    assert torch.allclose(recognizer.probabilities(features), expected)
 
 
 def test_several_are_one(examples):

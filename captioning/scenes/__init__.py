@@ -12,7 +12,7 @@
     drawing.py        draw_scene: a scene -> pixels
     captions.py       make_captions: a scene -> five captions
     dataset.py        draw_scenes: write images and captions in the layout of COCO 2014
-    unseen.py         kinds of things that no training caption tells of: are they named all the same?
+    unseen.py         kinds of things that no training caption tells of: are they named?
 
 A scene is a dict, which the annotation files keep as the key `scene` of each image: `place`,
 `held_out` and `objects`, the main thing first. Each object has `kind`, `nouns` (any of them names

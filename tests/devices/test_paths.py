@@ -16,6 +16,7 @@ from captioning.captioner import load_captioner
 from captioning.checkpoint import read_checkpoint
 from captioning.constrained_search import constrained_beams
 from captioning.devices import default_device, fast_dtype, training_dtype, working_accelerator
+from captioning.files import ROOT
 from captioning.photos import load_image
 from captioning.training import final_scores
 
@@ -96,6 +97,17 @@ def test_every_decoding_method_writes_what_a_cpu_writes(small, device, exact, im
     ids = captioner.decoder.sample(embedded.view(1, -1, embedded.shape[-1]))
     likeliest = decoding.likeliest_words(captioner.decoder, embedded, ids)
     assert [words[0][0] for words in likeliest] == ids[1:]
+
+
+def test_names_are_those_that_a_cpu_gives(device, exact):
+    there, here = (load_captioner(device=place) for place in (device, 'cpu'))
+    photos = sorted((ROOT / 'images' / 'photos').glob('*.jpg'))[:3]
+    seen, expected = (one.see(one.batch(photos)) for one in (there, here))
+    assert (seen.probabilities.cpu() - expected.probabilities).abs().max() < 1e-2
+    lists, others = there.describe(seen, 3, count=2), here.describe(expected, 3, count=2)
+    assert [[one.text for one in few] for few in lists] == [
+        [one.text for one in few] for few in others]
+    assert any(best.names for best, *_ in lists)
 
 
 def words_of(captions):
