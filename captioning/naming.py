@@ -91,22 +91,34 @@ class Naming:
         self.captioner, self.recognizer = captioner, recognizer
         self.trust = trust or Trust()
         self._encoder = SharedEncoder(captioner)
-        nouns = KnownNouns(row_norms(captioner.decoder, captioner.vocab))
-        like = {form: nouns.like(form, kind=word.kind) for word in recognizer.words
-                for form in (word.word, word.plural) if form}
-        like = {form: words for form, words in like.items() if words}
-        self.decoder, self.vocab, new_ids = extended(captioner.decoder, captioner.vocab, like)
+        self.decoder, self.vocab, self._new_ids = self._with_new_words()
+        self.not_after = grammar_of(self.vocab, recognizer.words, self._new_ids)
         self._forms = {word.word: self._ids(word) for word in recognizer.words}
-        self._new_ids = new_ids
-        self.not_after = grammar_of(self.vocab, recognizer.words, new_ids)
         self._asked_for = torch.tensor([word.kind != PEOPLE for word in recognizer.words])
-        self._judged = [column for column, word in enumerate(recognizer.words)
-                        if word.kind in self.trust.ruled_out]
-        self._least = torch.tensor([self.trust.ruled_out[recognizer.words[column].kind]
-                                    for column in self._judged])
-        self._bias = torch.zeros(len(self._judged), len(self.vocab))
-        for row, column in enumerate(self._judged):
-            self._bias[row, list(self._forms[recognizer.words[column].word])] = NEVER
+        self._judged, self._least, self._bias = self._ruling_out()
+
+    def _with_new_words(self):
+        """The captioner's decoder and vocabulary with the recognizer's words -> Extended."""
+        decoder, vocab, like = self.captioner.decoder, self.captioner.vocab, {}
+        nouns = KnownNouns(row_norms(decoder, vocab))
+        for word in self.recognizer.words:
+            for form in filter(None, (word.word, word.plural)):
+                like[form] = nouns.like(form, kind=word.kind)
+        like = {form: words for form, words in like.items() if words}
+        return extended(decoder, vocab, like)
+
+    def _ruling_out(self):
+        """For each word that may be ruled out its column, the least probability at which it is not
+        (A,), and what is added to the logits if it is (A, V).
+        """
+        words, ruled_out = self.recognizer.words, self.trust.ruled_out
+        columns = [column for column, word in enumerate(words) if word.kind in ruled_out]
+        least = [ruled_out[words[column].kind] for column in columns]
+        bias = torch.zeros(len(columns), len(self.vocab))
+        for row, column in enumerate(columns):
+            forms = self._forms[words[column].word]
+            bias[row, list(forms)] = NEVER
+        return columns, torch.tensor(least), bias
 
     def _ids(self, word):
         """The forms of a word that can be written: all that were learned, and of new ones two."""

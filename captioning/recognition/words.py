@@ -19,10 +19,11 @@ USES = ('count', 'mass', 'plural')
 class Word(NamedTuple):
     """A noun, and how a sentence uses it.
 
-    word: one token, in lower case. plural: of a count noun, else ''. use: 'count' (a cat, cats),
-    'mass' (coffee) or 'plural' (jeans: in the plural alone). article: 'a' or 'an' of a count noun,
-    else ''. also: other tokens that say the same, such as 'kitten'. kind: of thing, such as
-    'animal'; '' if it is of none.
+    word: in lower case. One of several words, such as 'traffic light', is one token to a decoder to
+    which it is new. plural: of a count noun, else ''. use: 'count' (a cat, cats), 'mass' (corn) or
+    'plural' (jeans: in the plural alone). article: 'a' or 'an' of a count noun, else ''. also:
+    other forms that say the same, such as 'kitten'. kind: of thing, such as 'animal'; '' if it is
+    of none.
     """
 
     word: str
@@ -34,7 +35,7 @@ class Word(NamedTuple):
 
     @property
     def forms(self):
-        """The tokens any of which says the word: singular, plural, others."""
+        """Any of these says the word: singular, plural, others."""
         return tuple(form for form in (self.word, self.plural, *self.also) if form)
 
 
@@ -42,7 +43,7 @@ class ClassLine(NamedTuple):
     """A line of the table, its columns in order, all but the first of them text.
 
     number: of the class. name: torchvision's. word: '' where the class says nothing. article:
-    '' where the first letter tells it. also: tokens divided by spaces. note: why the class says
+    '' where the first letter tells it. also: forms divided by ', '. note: why the class says
     this word, or none. The others are as in Word.
     """
 
