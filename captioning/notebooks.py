@@ -132,6 +132,6 @@ def _shrink(data):
     png = base64.b64decode(data.get('image/png', ''))
     if len(png) > LARGE_PICTURE:
         jpeg = io.BytesIO()
-        Image.open(io.BytesIO(png)).convert('RGB').save(jpeg, 'JPEG', quality=85)
+        Image.open(io.BytesIO(png)).convert('RGB').save(jpeg, 'JPEG', quality=70)
         data['image/jpeg'] = base64.b64encode(jpeg.getvalue()).decode()
         del data['image/png']
