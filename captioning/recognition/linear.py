@@ -44,16 +44,26 @@ class LinearRecognizer(nn.Module):
     @classmethod
     def load(cls, path):
         """FileNotFoundError and ValueError say what is wrong with a file."""
-        try:
-            content = torch.load(path, map_location='cpu', weights_only=True)
+        def of_content(content):
             words = [Word(*values[:4], tuple(values[4]), values[5]) for values in content['words']]
             return cls(content['weight'], content['bias'], words, content['backbone_hash'])
-        except FileNotFoundError:
-            raise FileNotFoundError(f'{repository_path(path)} not found. If it comes with the '
-                                    'repository, restore it.') from None
-        except Exception as error:    # a damaged or foreign file raises many kinds
-            raise ValueError(f'{repository_path(path)} holds no recognizer that can be read '
-                             f'safely: {str(error)[:200]}') from None
+
+        return read_weights(path, of_content, 'recognizer')
+
+
+def read_weights(path, of_content, expected):
+    """`of_content` of what a file holds, read safely -> what that returns.
+
+    expected: what should be in it. FileNotFoundError and ValueError say what is wrong with it.
+    """
+    try:
+        return of_content(torch.load(path, map_location='cpu', weights_only=True))
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{repository_path(path)} not found. If it comes with the '
+                                'repository, restore it.') from None
+    except Exception as error:    # a damaged or foreign file raises many kinds
+        raise ValueError(f'{repository_path(path)} holds no {expected} that can be read safely: '
+                         f'{str(error)[:200]}') from None
 
 
 def roots(features):

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from captioning import files
-from captioning.files import repository_path
-from captioning.recognition.linear import LinearRecognizer
+from captioning.recognition.linear import LinearRecognizer, read_weights
 from captioning.recognition.words import TABLE, read_table, words_of
 
 CLASSIFIER = files.ROOT / 'models' / 'resnet50_v1_imagenet_classifier.pt'
@@ -75,15 +74,8 @@ class Recognizers:
 def load_recognizer(classifier=CLASSIFIER, table=TABLE):
     """ImageNet's classifier. FileNotFoundError and ValueError say what is wrong with a file."""
     lines = read_table(table)
-    try:
-        state = torch.load(classifier, map_location='cpu', weights_only=True)
-        weight, bias = state['fc.weight'], state['fc.bias']
-    except FileNotFoundError:
-        raise FileNotFoundError(f'{repository_path(classifier)} not found. It comes with the '
-                                'repository: restore it.') from None
-    except Exception as error:    # a damaged or foreign file raises many kinds
-        raise ValueError(f'{repository_path(classifier)} holds no fc.weight and fc.bias that can '
-                         f'be read safely: {str(error)[:200]}') from None
+    weight, bias = read_weights(
+        classifier, lambda state: (state['fc.weight'], state['fc.bias']), 'fc.weight and fc.bias')
     return ImageNetRecognizer(weight, bias, lines)
 
 
