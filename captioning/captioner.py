@@ -39,7 +39,7 @@ from captioning.model_files import build_encoder, load_model_file, recorded_sour
 from captioning.naming import Description, Naming, Seen
 from captioning.photos import as_seen, load_image
 from captioning.recognition import recognizer_for
-from captioning.transforms import make_transform
+from captioning.transforms import least_decoded, make_transform
 from vocabulary import Vocabulary
 
 SHIPPED = files.ROOT / 'models' / 'flickr8k_best.pt'
@@ -79,9 +79,13 @@ class Captioner:
 
     def batch(self, images):
         """PIL images or paths -> (N, 3, S, S) on the device. OSError as in `features`."""
-        images = [load_image(image) if isinstance(image, (str, Path)) else as_seen(image)
+        images = [self.open(image) if isinstance(image, (str, Path)) else as_seen(image)
                   for image in images]
         return moved(torch.stack([self.transform(image) for image in images]), self.device)
+
+    def open(self, path):
+        """A photo as a PIL image with as many pixels as the encoder can use. OSError names it."""
+        return load_image(path, least_decoded(self.encoder.transform['size']))
 
     def encode(self, images):
         """Features (N, C) or (N, P, C) float32 of images (N, 3, S, S) that are on the device.

@@ -18,7 +18,13 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
 
 from captioning.devices import computed_in, is_cpu, loading_workers, moved, pins_memory
 from captioning.photos import load_image
-from captioning.transforms import ANY_AUGMENTATION, make_pixels, normalize, seeded
+from captioning.transforms import (
+    ANY_AUGMENTATION,
+    least_decoded,
+    make_pixels,
+    normalize,
+    seeded,
+)
 
 BATCH_SIZE = 32    # photos; reading them takes longer than encoding them, with any batch size
 
@@ -113,10 +119,11 @@ class Photos(Dataset):
     def __init__(self, paths, transform):
         self.paths, self.view = paths, transform.get('view', 0)
         self.pixels = make_pixels(transform['size'], self.view)
+        self.least = least_decoded(transform['size'])
 
     def __getitem__(self, row):
         try:
-            image = load_image(self.paths[row])
+            image = load_image(self.paths[row], self.least)
         except OSError as error:
             return row, None, str(error)
         seed = [self.view, zlib.crc32(Path(self.paths[row]).name.encode())]
@@ -133,9 +140,10 @@ class AugmentedPhotos(Dataset):
     def __init__(self, paths, transform, crop, seed):
         self.paths, self.seed = paths, seed
         self.pixels = make_pixels(transform['size'], ANY_AUGMENTATION, crop)
+        self.least = least_decoded(transform['size'])
 
     def __getitem__(self, row):
-        image = load_image(self.paths[row])
+        image = load_image(self.paths[row], self.least)
         return row, seeded([*self.seed, row], self.pixels, image), None
 
 

@@ -23,6 +23,7 @@ from captioning.scoring.metrics import CURVES, SELECTION, is_fraction
 SAMPLE_DATA = Path(matplotlib.get_data_path()) / 'sample_data'
 GRACE_HOPPER = SAMPLE_DATA / 'grace_hopper.jpg'    # in the public domain
 BLUE, ORANGE, GREEN, GREY = '#3b6fb6', '#e08214', '#4d9a4d', '#777777'
+LEAST_SHOWN = 600                       # pixels of a photo's shorter side that a figure can show
 PANEL = 4.5                             # inches, the width of one panel of learning curves
 matplotlib.rcParams.update({
     'axes.spines.top': False,
@@ -81,7 +82,7 @@ def _wrapped(text, characters):
 
 def _load_or_grey(path):
     try:
-        return load_image(path)
+        return load_image(path, LEAST_SHOWN)
     except OSError:
         return Image.new('RGB', (224, 224), 'lightgrey')
 
@@ -91,7 +92,7 @@ def contact_sheet(paths, columns=6, size=200):
     rows = -(-len(paths) // columns)
     sheet = Image.new('RGB', (columns * size, rows * size), 'white')
     for i, path in enumerate(paths):
-        photo = load_image(path).resize((size, size), Image.Resampling.LANCZOS)
+        photo = load_image(path, 2 * size).resize((size, size), Image.Resampling.LANCZOS)
         sheet.paste(photo, (i % columns * size, i // columns * size))
     return sheet
 

@@ -21,7 +21,7 @@ from PIL import Image
 from captioning import files
 from captioning.attention import has_attention, show_attention
 from captioning.figures import GRACE_HOPPER
-from captioning.photos import PHOTO_FORMATS, load_image
+from captioning.photos import PHOTO_FORMATS
 
 os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_OFFLINE='1')    # gradio reads them now
 
@@ -109,7 +109,7 @@ def answer(captioner, photo, method):
     (PIL image, or None without attention), the time that captioning took, and a table of what was
     recognized ('' where nothing is).
     """
-    image = read_photo(photo)
+    image = read_photo(photo, captioner.open)
     start = time.perf_counter()
     seen = captioner.see(captioner.batch([image]))
     descriptions = describe(captioner, seen, method)
@@ -180,7 +180,7 @@ def uploaded_path(upload):
     return upload.path
 
 
-def read_photo(path):
+def read_photo(path, open_photo):
     """An uploaded file -> PIL image, upright RGB. gr.Error says what is wrong with it."""
     if not path:
         raise refusal('Choose a photo first.', title='No photo')
@@ -196,7 +196,7 @@ def read_photo(path):
     if megapixels > MEGAPIXELS:
         raise refusal(f'This photo has {megapixels:.0f} megapixels; {MEGAPIXELS} are the limit.')
     try:
-        return load_image(path)
+        return open_photo(path)
     except OSError:
         raise refusal('This photo cannot be read to its end: damaged, or cut short?') from None
 

@@ -16,6 +16,14 @@ from captioning.augmentations import AUGMENTATIONS
 ANY_AUGMENTATION = len(AUGMENTATIONS)    # the view that the last of them makes
 
 
+def least_decoded(size):
+    """Pixels that the shorter side of a photo must have for an encoder that takes `size` of them.
+
+    Twice as many: resizing does the rest of the smoothing. For load_image.
+    """
+    return 2 * size
+
+
 def make_transform(size, mean, std, view=0, crop=0.6):
     """PIL image -> (3, size, size) float32.
 

@@ -35,18 +35,18 @@ def test_an_interrupted_extraction_continues(encoder, paths, tmp_path, monkeypat
     encoded()
     load_image, opened = encoding.load_image, []
 
-    def killed_at_seven(path):
+    def killed_at_seven(path, least):
         opened.append(path)
         if len(opened) == 7:
             raise KeyboardInterrupt
-        return load_image(path)
+        return load_image(path, least)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(encoding, 'load_image', killed_at_seven)
         features_of(encoder, paths, tmp_path)
     encoded()
     features, _ = features_of(encoder, paths, tmp_path)
-    assert sum(encoded()) == 2 + 3    # two probes and the images that were not done
+    assert sum(encoded()) == 3 + 3    # three probes and the images that were not done
     assert np.array_equal(features, expected)
     leftovers = [path for path in (tmp_path / 'cache').rglob('*') if path.is_file()]
     assert {path.suffix for path in leftovers} == {'.npy', '.json'} and len(leftovers) == 2
@@ -58,7 +58,7 @@ def test_one_changed_and_one_new_image_compute_two(encoder, paths, tmp_path, enc
     paths[3].write_bytes(paths[3].read_bytes() + b' ')
     encoded()
     after, _ = features_of(encoder, paths, tmp_path)
-    assert sum(encoded()) == 2 + 2
+    assert sum(encoded()) == 3 + 2
     same = [0, 1, 2, 4, 5, 6, 7]
     assert np.array_equal(after[same], before[same])
     assert not np.allclose(after[3], before[3], atol=0.02)
@@ -179,7 +179,7 @@ def test_a_damaged_manifest_is_computed_again(encoder, paths, tmp_path, encoded)
         cache_file(tmp_path, '.json').write_text(content)
         encoded()
         assert np.array_equal(features_of(encoder, paths[:3], tmp_path)[0], expected)
-        assert sum(encoded()) == 2 + 3    # two probes and the images
+        assert sum(encoded()) == 3 + 3    # three probes and the images
 
 
 # ---- Two processes ----
@@ -190,17 +190,17 @@ def test_another_process_on_the_same_images_does_no_harm(
     expected = np.array(features_of(encoder, paths, tmp_path / 'other')[0])
     load_image, opened = encoding.load_image, []
 
-    def interrupted(path):
+    def interrupted(path, least):
         raise KeyboardInterrupt
 
-    def other_process_meanwhile(path):
+    def other_process_meanwhile(path, least):
         opened.append(path)
         if len(opened) == 5:
             with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
                 patch.setattr(encoding, 'load_image', interrupted if stopped else load_image)
                 patch.setattr(os, 'getpid', lambda: 4_000_000)
                 features_of(encoder, paths, tmp_path)
-        return load_image(path)
+        return load_image(path, least)
 
     with monkeypatch.context() as patch:
         patch.setattr(encoding, 'load_image', other_process_meanwhile)

@@ -11,7 +11,7 @@ from captioning.devices import computed_in, default_device, fast_dtype, is_cpu, 
 from captioning.encoding import BATCH_SIZE, FrozenBackbone, photo_batches
 from captioning.photos import load_image
 from captioning.tables import text_table
-from captioning.transforms import make_transform, normalize
+from captioning.transforms import least_decoded, make_transform, normalize
 from model import EncoderCNN
 
 
@@ -84,7 +84,7 @@ def seconds_to_read(data, count=128):
     """Seconds to read and transform a training photo."""
     paths = _training_photos(data, count)
     transform = make_transform(**EncoderCNN(4).transform)
-    return seconds(lambda: [transform(load_image(path)) for path in paths]) / len(paths)
+    return seconds(lambda: _read(paths, transform)) / len(paths)
 
 
 def seconds_per_image(data, dtype, count=64):
@@ -96,11 +96,15 @@ def seconds_per_image(data, dtype, count=64):
     paths = _training_photos(data, count)
 
     def encode_photos():
-        batch = torch.stack([transform(load_image(path)) for path in paths])
+        batch = torch.stack(_read(paths, transform))
         frozen.encode(moved(batch, device))
 
     encode_photos()
     return seconds(encode_photos, repeats=2) / len(paths)
+
+
+def _read(paths, transform):
+    return [transform(load_image(path, least_decoded(224))) for path in paths]
 
 
 def _training_photos(data, count):

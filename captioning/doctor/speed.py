@@ -30,7 +30,7 @@ from captioning.doctor.report import AS_EXPECTED, SLOWER, Finding, at_rate, in_t
 from captioning.doctor.work import decoding_work, encoding_work, training_work
 from captioning.doctor.yardsticks import Yardsticks, best_matrix_speed
 from captioning.photos import load_image
-from captioning.transforms import make_pixels
+from captioning.transforms import least_decoded, make_pixels
 
 PLACES = 49             # of a grid of 7 x 7
 # Share of what the yardsticks allow that is expected, (on a CPU, on an accelerator).
@@ -227,4 +227,5 @@ def advice_on_threads():
 def reading_seconds(photos):
     """Seconds that one process takes to read a photo."""
     pixels = make_pixels(224)
-    return seconds(lambda: [pixels(load_image(photo)) for photo in photos]) / len(photos)
+    least = least_decoded(224)
+    return seconds(lambda: [pixels(load_image(photo, least)) for photo in photos]) / len(photos)

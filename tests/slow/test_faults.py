@@ -31,7 +31,7 @@ import time
 from captioning import encoding
 encoding.loading_workers = lambda *_: 2
 load_image = encoding.load_image
-encoding.load_image = lambda path: (time.sleep(0.2), load_image(path))[1]
+encoding.load_image = lambda *photo: (time.sleep(0.2), load_image(*photo))[1]
 '''
 
 
