@@ -5,14 +5,23 @@
 The encoder is frozen, so an image always gives the same feature. The key of the cache covers
 whatever changes it: the encoder's answer to a fixed probe image, its weights, the transform, the
 precision, and, by the manifest, names and sizes of the images.
+
+The mean of the places of a grid is what a pool gives: where features of places are kept, pooled
+ones come from those, and the photos are not read again.
+
+Axes: N images, C channels, P places.
 """
 
+import contextlib
 import copy
 import hashlib
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
+from torch import nn
+from torchvision.ops import Permute
 from tqdm import tqdm
 
 from captioning import augmentations
@@ -25,6 +34,7 @@ from captioning.files import text_hash
 # Features of changed photos were kept before augmentations.py was part of the key: with this text
 # of it they are still valid.
 FIRST_AUGMENTATIONS = '9ee69d741023ce79'
+MEAN_BATCH = 256    # images whose features of places are read at a time
 
 
 def split_features(encoder, data, split, limit=None, view=0):
@@ -50,32 +60,76 @@ def cached_features(encoder, paths, folder, name, batch_size=BATCH_SIZE, view=0)
 
     Returns (features, unreadable), as in split_features. name: of the list of images.
     """
-    device = next(encoder.parameters()).device
-    dtype = fast_dtype(device)
-    paths = [Path(path) for path in paths]
-    key = cache_key(encoder, dtype, view)
-    cache = FeatureCache(Path(folder) / f'features-{key}', name, paths)
+    paths, dtype = [Path(path) for path in paths], fast_dtype(next(encoder.parameters()).device)
+
+    def cache_of(backbone):
+        key = _key(backbone, encoder.transform, dtype, view)
+        return FeatureCache(Path(folder) / f'features-{key}', name, paths)
+
+    _check_forward(encoder)
+    cache = cache_of(encoder.backbone)
     cached = cache.read()
     if cached is None:
-        frozen = FrozenBackbone(encoder.backbone, dtype)
-        probe = _probe_image(encoder.transform['size']).to(device)
-        feature_shape = frozen.encode(probe).shape[1:]    # (C,) or (P, C)
-        progress = tqdm(total=len(paths), desc=f'features of {name}', unit=' images')
-
-        def encode_rows(rows):
-            progress.update(len(paths) - len(rows))    # computed by an earlier run
-            transform = {**encoder.transform, 'view': view}
-            for read, images, errors in photo_batches(paths, rows, transform, device, batch_size):
-                encoded = None
-                if images is not None:
-                    encoded = frozen.encode(images).to(torch.float16).cpu().numpy()
-                yield read, encoded, [row for row, _ in errors]
-                progress.update(len(read) + len(errors))
-
-        with progress:
-            cached = cache.compute(encode_rows, feature_shape)
+        places = without_pool(encoder.backbone, encoder.transform['size'])
+        of_places = places and cache_of(places).read()
+        if of_places:
+            cached = _pool(cache, *of_places)
+        else:
+            cached = _encode(cache, paths, encoder, dtype, view, batch_size)
     _tell_unreadable(name, paths, cached[1])
     return cached
+
+
+def _encode(cache, paths, encoder, dtype, view, batch_size):
+    """Fill a cache with the encoder's features of photos -> what `cached_features` gives."""
+    frozen = FrozenBackbone(encoder.backbone, dtype)
+    device = next(encoder.parameters()).device
+    probe = _probe_image(encoder.transform['size']).to(device)
+    feature_shape = frozen.encode(probe).shape[1:]    # (C,) or (P, C)
+    progress = tqdm(total=len(paths), desc=f'features of {cache.name}', unit=' images')
+
+    def encode_rows(rows):
+        progress.update(len(paths) - len(rows))    # computed by an earlier run
+        transform = {**encoder.transform, 'view': view}
+        for read, images, errors in photo_batches(paths, rows, transform, device, batch_size):
+            encoded = None
+            if images is not None:
+                encoded = frozen.encode(images).to(torch.float16).cpu().numpy()
+            yield read, encoded, [row for row, _ in errors]
+            progress.update(len(read) + len(errors))
+
+    with progress:
+        return cache.compute(encode_rows, feature_shape)
+
+
+def _pool(cache, of_places, unreadable):
+    """Fill a cache with the means of features of places (N, P, C) -> as `_encode`."""
+    def mean_rows(rows):
+        readable = sorted(set(rows).difference(unreadable))
+        batches = [readable[start:start + MEAN_BATCH]
+                   for start in range(0, len(readable), MEAN_BATCH)]
+        for batch in tqdm(batches, desc=f'means of {cache.name}', delay=2):
+            grids = torch.from_numpy(of_places[batch])
+            yield batch, grids.float().mean(dim=1).half().numpy(), []
+        yield [], None, unreadable
+
+    return cache.compute(mean_rows, of_places.shape[2:])
+
+
+@torch.no_grad()
+def without_pool(backbone, size):
+    """A backbone that ends with a pool -> the same with a grid, (B, P, C); of others None.
+
+    size: of the images that it takes, in pixels.
+    """
+    *stages, (name, _) = backbone.named_children()
+    grid = nn.Sequential(nn.Flatten(2), Permute([0, 2, 1]))
+    places = nn.Sequential(OrderedDict([*stages, (name, grid)])).eval()
+    probe = _probe_image(size).to(next(backbone.parameters()).device)
+    with contextlib.suppress(Exception):    # an edited one may be anything
+        if _alike(places(probe).mean(dim=1), backbone(probe)):
+            return places
+    return None
 
 
 def _tell_unreadable(name, paths, unreadable):
@@ -89,21 +143,26 @@ def _tell_unreadable(name, paths, unreadable):
 def cache_key(encoder, dtype, view=0):
     """What the features depend on besides the images, as 12 digits.
 
-    Notices an edit of EncoderCNN by its answer to a probe image, computed on a CPU: the key is the
-    same on every device. Raises ValueError if the encoder does more than
-    `embed(backbone(images))`, which is what training computes.
+    Raises ValueError if the encoder does more than `embed(backbone(images))`, which is what
+    training computes.
     """
-    encoder, transform = _on_cpu(encoder), encoder.transform
+    _check_forward(encoder)
+    return _key(encoder.backbone, encoder.transform, dtype, view)
+
+
+def _key(backbone, transform, dtype, view):
+    """Notices an edit of EncoderCNN by the backbone's answer to a probe image.
+
+    That is computed on a CPU: the key is the same on every device.
+    """
+    backbone = _on_cpu(backbone)
     probe = _probe_image(transform['size'])
-    answer = FrozenBackbone(encoder.backbone, torch.float32).encode(probe)
-    _check_forward(encoder, probe, answer)
-    answer = answer.flatten()
+    answer = FrozenBackbone(backbone, torch.float32).encode(probe).flatten()
     projection = torch.randn(len(answer), 8, generator=torch.Generator().manual_seed(0))
     mixed = answer @ projection / len(answer) ** 0.5
     # So coarse that the number of threads makes no difference.
     rounded = [f'{value:.2e}' for value in mixed.tolist()]
-    parts = [rounded, list(answer.shape), weights_hash(encoder.backbone), transform, view == 1,
-             str(dtype)]
+    parts = [rounded, list(answer.shape), weights_hash(backbone), transform, view == 1, str(dtype)]
     if view > 1:    # views from 2 on were added later: keys of before stay as they were
         parts.append(view)
     if view:
@@ -112,11 +171,11 @@ def cache_key(encoder, dtype, view=0):
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _on_cpu(encoder):
-    """The encoder, or a copy where it is on another device."""
-    if is_cpu(next(encoder.parameters()).device):
-        return encoder
-    return copy.deepcopy(encoder).to('cpu')
+def _on_cpu(network):
+    """The network, or a copy where it is on another device."""
+    if is_cpu(next(network.parameters()).device):
+        return network
+    return copy.deepcopy(network).to('cpu')
 
 
 def _probe_image(size):
@@ -127,14 +186,20 @@ def _probe_image(size):
 
 
 @torch.no_grad()
-def _check_forward(encoder, images, features):
+def _check_forward(encoder):
+    encoder = _on_cpu(encoder)
+    images = _probe_image(encoder.transform['size'])
     training = encoder.training
     encoder.eval()
-    computed, expected = encoder(images), encoder.embed(features)
+    computed, expected = encoder(images), encoder.embed(encoder.backbone(images))
     encoder.train(training)
-    same_shape = computed.shape == expected.shape
-    if not same_shape or not torch.allclose(expected, computed, rtol=1e-3, atol=1e-3):
+    if not _alike(computed, expected):
         raise ValueError(
             'EncoderCNN.forward does something else than embed(backbone(images)). Training reads '
             'what the backbone gave once, so the change would go unnoticed: move it into '
             '`backbone` or `embed`.')
+
+
+def _alike(features, expected):
+    same_shape = features.shape == expected.shape
+    return same_shape and torch.allclose(expected, features, rtol=1e-3, atol=1e-3)

@@ -120,6 +120,60 @@ def test_kept_features_of_views_are_used_only_where_today_makes_the_same_views(e
         if same_views else 'give FIRST_AUGMENTATIONS its value of before: the views are others')
 
 
+# ---- Pooled features from those of places ----
+
+@pytest.fixture
+def grid_encoder(encoder):
+    grid = EncoderCNN(4, backbone='resnet18', weights=None, grid=True).eval()
+    grid.load_state_dict(encoder.state_dict())
+    return grid
+
+
+@pytest.mark.parametrize('view', [0, 1, 2])
+def test_what_is_encoded_for_attention_is_not_encoded_again_for_the_plain_model(
+        encoder, grid_encoder, paths, tmp_path, monkeypatch, view):
+    draw_gradients(paths)
+    paths[3].write_bytes(b'damaged')
+    alone = np.array(features_of(encoder, paths, tmp_path / 'alone', view)[0])
+    grids, _ = features_of(grid_encoder, paths, tmp_path, view)
+    opened = []
+    monkeypatch.setattr('captioning.encoding.load_image', opened.append)
+    pooled, unreadable = features_of(encoder, paths, tmp_path, view)
+    assert not opened and unreadable == [3] and np.isnan(pooled[3]).all()
+    assert pooled.shape == (9, 512) and pooled.dtype == np.float16
+    rows = np.setdiff1d(range(9), unreadable)
+    means = grids[rows].astype(np.float32).mean(axis=1)
+    assert np.allclose(pooled[rows], means, rtol=1e-3, atol=1e-5)
+    assert np.allclose(pooled[rows], alone[rows], rtol=0.02, atol=0.02)
+    again, _ = features_of(encoder, paths, tmp_path, view)
+    assert np.array_equal(again, pooled, equal_nan=True)
+
+
+def test_for_the_plain_model_alone_no_features_of_places_are_kept(encoder, paths, tmp_path):
+    features_of(encoder, paths, tmp_path / 'kept')
+    kept = sum(file.stat().st_size for file in (tmp_path / 'kept').rglob('*.npy'))
+    assert kept < 1.1 * 9 * 512 * 2 + 200
+
+
+def test_features_of_places_of_another_image_list_are_not_taken(
+        encoder, grid_encoder, paths, tmp_path):
+    features_of(grid_encoder, paths[:5], tmp_path)
+    alone = np.array(features_of(encoder, paths, tmp_path / 'alone')[0])
+    assert np.array_equal(features_of(encoder, paths, tmp_path)[0], alone)
+
+
+@pytest.mark.parametrize('edit', ['pool', 'forward'])
+def test_an_edited_pool_is_no_mean_of_places(encoder, grid_encoder, paths, tmp_path, edit):
+    features_of(grid_encoder, paths, tmp_path)
+    if edit == 'pool':
+        encoder.backbone[-1][0] = torch.nn.AdaptiveMaxPool2d(1)
+    else:
+        forward = encoder.backbone.forward
+        encoder.backbone.forward = lambda images: 2 * forward(images)
+    features, _ = features_of(encoder, paths, tmp_path)
+    assert np.allclose(features[1], encoded_alone(encoder, paths[1]), rtol=0.02, atol=0.02)
+
+
 # ---- The key of the cache ----
 
 def test_an_edit_of_forward_that_training_would_not_see_is_refused(encoder, paths, tmp_path):
