@@ -12,14 +12,21 @@ import torch
 from training_helpers import open_run, train, val_paths, weights
 
 import model
-from captioning.caption_data import CaptionData
+from captioning import encoding
+from captioning.caption_data import CaptionData, find_data
 from captioning.captioner import load_captioner
 from captioning.captions import Captions
 from captioning.checkpoint import read_checkpoint, save_checkpoint
 from captioning.features import split_features
 from captioning.sampler import EpochSampler
+from captioning.training import (
+    encode_images,
+    final_scores,
+    finish_epoch,
+    train_one_epoch,
+    validate,
+)
 from captioning.training import epoch as training_epoch
-from captioning.training import final_scores, finish_epoch, train_one_epoch, validate
 from captioning.training.epoch import learning_rate
 from captioning.training.run import best_epoch
 from data_loader import CoCoDataset
@@ -83,6 +90,19 @@ def test_a_folder_without_a_readable_image_says_so(settings, dataset):
         path.unlink()
     with pytest.raises(ValueError, match='train2014'):
         open_run(settings())
+
+
+def test_two_models_are_trained_on_one_look_at_the_images(settings, monkeypatch):
+    opened, load_image = [], encoding.load_image
+    monkeypatch.setattr(encoding, 'load_image',
+                        lambda *photo: opened.append(photo[0].name) or load_image(*photo))
+    plain, places = settings(epochs=1), settings(name='places', epochs=1, image='attention')
+    encode_images([plain, places], find_data(plain.cocoapi_loc))
+    assert sorted(opened) == sorted({*opened}) and opened
+    opened.clear()
+    runs = [open_run(each) for each in (plain, places)]
+    assert not opened
+    assert [run.train.features.ndim for run in runs] == [2, 3]
 
 
 def test_grids_stay_on_disk(settings, dataset):

@@ -1,5 +1,6 @@
 """A run: opened or continued, saved, and led from one phase of training to the next.
 
+    encode_images([settings, others], data)     # for several runs: one pass for all
     run = open_run(settings, data)
     finish_epoch(run, train_one_epoch(run), validate(run))      # until run.finished
 """
@@ -21,7 +22,7 @@ from captioning.training.phase import Phase
 from captioning.training.read_captions import CaptionReader
 from captioning.training.self_critical_phase import SelfCriticalPhase
 from captioning.training.settings import TrainingSettings
-from captioning.training.trained_model import TrainedModel
+from captioning.training.trained_model import TrainedModel, needs_grid
 from captioning.training.tuning_phase import TuningPhase
 
 PHASES = {phase.name: phase for phase in (FeaturesPhase, TuningPhase, SelfCriticalPhase)}
@@ -97,14 +98,10 @@ def open_run(settings, data, device=None):
     classes = load_model_file(settings.model_file)
     # Now, before the minutes of extraction in which files may be edited.
     experiment = runs.Experiment(settings, data, classes.__file__)
-    start = None
-    if settings.start:
-        start = distributed.on_first_rank(lambda: read_checkpoint(files.ROOT / settings.start))
-    vocab = data.vocabulary(settings.vocab_threshold)
-    model = TrainedModel(settings, classes, vocab, device, start)
+    start = _read_start(settings)
+    model, reader = _model_and_reader(settings, data, classes, device, start)
     if settings.tune_epochs:
         model.first_tuned_stage()    # raises now, and not hours later, where none stays frozen
-    reader = CaptionReader(data, vocab, settings.views, settings.val_images)
     train, val = reader.read(model.encoder, device)
     references = None if distributed.rank() else _references(data, val)
     folder = distributed.on_first_rank(experiment.find_folder)
@@ -125,6 +122,32 @@ def open_run(settings, data, device=None):
     if run.finished:
         runs.unlock_run(folder)
     return run
+
+
+def _read_start(settings):
+    """The checkpoint whose weights are the first ones, or None."""
+    if settings.start is None:
+        return None
+    return distributed.on_first_rank(lambda: read_checkpoint(files.ROOT / settings.start))
+
+
+def _model_and_reader(settings, data, classes, device, start):
+    vocab = data.vocabulary(settings.vocab_threshold)
+    model = TrainedModel(settings, classes, vocab, device, start)
+    return model, CaptionReader(data, vocab, settings.views, settings.val_images)
+
+
+def encode_images(all_settings, data, device=None):
+    """Compute the features that runs with these settings will read, where they are not kept.
+
+    Those of places come first, since pooled ones follow from them without another look at the
+    images. Raises what open_run raises.
+    """
+    device = use(device or default_device())
+    for settings in sorted(all_settings, key=needs_grid, reverse=True):
+        classes, start = load_model_file(settings.model_file), _read_start(settings)
+        model, reader = _model_and_reader(settings, data, classes, device, start)
+        reader.read(model.encoder, device)
 
 
 def _references(data, val):
