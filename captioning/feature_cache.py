@@ -8,6 +8,13 @@ the order of the array's rows, which of them could not be read, the array's chec
 and time when that was last found right. The hash is of the list of images, so that an array never
 meets the list of another. While features are computed the array is called
 NAME-HASH.PROCESS.part.npy, and its manifest has no checksum yet.
+
+A photo may be replaced by another of the same name and size. So the manifest also has the time of
+each image's last change, and a checksum of what is in it, taken when it was encoded. Opening the
+cache asks the file system for sizes and times alone. Only of an image whose time is another are the
+bytes read: where the checksum is the same, as in a copy of the folder, the new time is noted;
+where not, this image is encoded again. Manifests of earlier versions have no times: they are
+trusted once, and what they lack is noted.
 """
 
 import contextlib
@@ -15,6 +22,8 @@ import json
 import mmap
 import os
 import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +31,8 @@ import numpy as np
 from captioning.files import file_hash, text_hash, write_json
 
 MANIFEST_KEYS = {'images', 'unreadable', 'sha256'}
+
+_checksums = {}    # of images, by path and time; caches of several encoders have the same images
 
 
 class FeatureCache:
@@ -33,7 +44,8 @@ class FeatureCache:
 
     def __init__(self, folder, name, paths):
         self.folder, self.name = Path(folder), name
-        self.images = _names_and_sizes(paths)
+        self.images, self.times = _names_and_sizes(paths)
+        self._files = list(zip(paths, self.times, strict=True))
         self.stem = f'{name}-{text_hash(json.dumps(self.images), digits=8)}'
         self.array_file = self.folder / f'{self.stem}.npy'
         self.manifest_file = self.folder / f'{self.stem}.json'
@@ -43,8 +55,9 @@ class FeatureCache:
         manifest = _read_manifest(self.manifest_file)
         if not manifest or not self.array_file.exists():
             return None
-        if not self._is_sound(manifest):
+        if not self._is_sound(manifest) or not self._are_unchanged(manifest['contents']):
             return None
+        self._note(manifest)
         # Copy-on-write, since torch warns of arrays that are read-only.
         return np.load(self.array_file, mmap_mode='c'), manifest['unreadable']
 
@@ -56,11 +69,33 @@ class FeatureCache:
         """
         if manifest.get('noted') == _size_and_time(self.array_file):
             return True
-        sound = manifest['sha256'] == file_hash(self.array_file)
-        if sound:
+        return manifest['sha256'] == file_hash(self.array_file)
+
+    def _note(self, manifest):
+        """Note times that are others than before, of what was found to be the same."""
+        times = [content and content[0] for content in manifest['contents']]
+        if times != self.times or manifest.get('noted') != _size_and_time(self.array_file):
             with contextlib.suppress(OSError):    # where nothing may be written it is done again
                 self._write_manifest(manifest['unreadable'], manifest['sha256'])
-        return sound
+
+    def _are_unchanged(self, contents):
+        return all(self._is_unchanged(row, content) for row, content in enumerate(contents))
+
+    def _is_unchanged(self, row, content):
+        """Is the image what it was? content: its time and checksum then, None where not noted."""
+        time_then, checksum_then = content or (self.times[row], None)
+        if time_then == self.times[row]:
+            if checksum_then is not None:
+                _checksums[self._files[row]] = checksum_then
+            return True
+        return checksum_then is not None and checksum_then == self._checksum(row)
+
+    def _checksum(self, row):
+        """Of what is in the image's file, None where it cannot be read; computed once."""
+        path, _ = file = self._files[row]
+        if file not in _checksums:
+            _checksums[file] = _crc32(path)
+        return _checksums[file]
 
     def compute(self, encode_rows, feature_shape):
         """Compute what earlier runs have not, keep it, and return what `read` gives.
@@ -69,38 +104,56 @@ class FeatureCache:
         RuntimeError where a feature is infinite or NaN.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        earlier = self._earlier_rows()
-        todo = [row for row, image in enumerate(self.images) if tuple(image) not in earlier]
-        self._write_manifest()
         # Another process may be computing the same.
         part = self.folder / f'{self.stem}.{os.getpid()}-{time.monotonic_ns()}.part.npy'
+        unreadable = self._fill(part, encode_rows, feature_shape)
+        self._finish(part, unreadable)
+        return np.load(self.array_file, mmap_mode='c'), unreadable
+
+    def _fill(self, part, encode_rows, feature_shape):
+        """Write the array to the file `part` -> the unreadable rows.
+
+        Afterwards no array is open, for Windows neither renames nor deletes files that are.
+        """
+        earlier = self._earlier_rows()
+        todo = [row for row, image in enumerate(self.images) if tuple(image) not in earlier]
+        if _read_manifest(self.manifest_file) is None:    # else it tells what interrupted runs read
+            self._write_manifest()
         array = _new_array(part, (len(self.images), *feature_shape))
         for row, image in enumerate(self.images):
             if tuple(image) in earlier:
                 array[row] = earlier[tuple(image)]
         unreadable = []
-        for rows, features, not_read in encode_rows(todo):
-            if len(rows):
-                _check_finite(features, part)
-                array[rows] = features
-            unreadable += not_read
+        with ThreadPoolExecutor(1) as beside:    # while the files are still in memory
+            for rows, features, not_read in encode_rows(todo):
+                if len(rows):
+                    _check_finite(features, part)
+                    array[rows] = features
+                    beside.map(self._checksum, rows)
+                unreadable += not_read
         array[unreadable] = np.nan
         array.flush()
-        self._finish(part, unreadable)
-        return np.load(self.array_file, mmap_mode='c'), unreadable
+        return unreadable
 
     def _earlier_rows(self):
-        """{(image name, size): feature} that earlier runs computed, finished or interrupted."""
+        """{(image name, size): feature} that earlier runs computed, finished or interrupted.
+
+        Of images whose content is still the same.
+        """
+        row_of = {tuple(image): row for row, image in enumerate(self.images)}
         rows = {}
         for manifest_file in self.folder.glob(f'{self.name}-????????.json'):
             manifest = _read_manifest(manifest_file)
             if not manifest:
                 continue
             images = [tuple(image) for image in manifest['images']]
+            kept = [image in row_of and self._is_unchanged(row_of[image], content)
+                    for image, content in zip(images, manifest['contents'], strict=True)]
             for file, array in self._sound_arrays(manifest_file.stem, manifest['sha256']):
                 is_computed = _is_computed if file.stem == manifest_file.stem else _is_whole
-                rows.update((image, value) for image, value in zip(images, array, strict=True)
-                            if is_computed(value))
+                rows.update((image, value)
+                            for image, keep, value in zip(images, kept, array, strict=True)
+                            if keep and is_computed(value))
         return rows
 
     def _sound_arrays(self, stem, checksum):
@@ -114,7 +167,9 @@ class FeatureCache:
                     yield file, np.load(file, mmap_mode='r')
 
     def _write_manifest(self, unreadable=(), checksum=None):
-        content = {'images': self.images, 'unreadable': list(unreadable), 'sha256': checksum}
+        contents = [[changed, _checksums.get((path, changed))] for path, changed in self._files]
+        content = {'images': self.images, 'unreadable': list(unreadable), 'sha256': checksum,
+                   'contents': contents}
         if checksum and self.array_file.exists():
             content['noted'] = _size_and_time(self.array_file)
         write_json(self.manifest_file, content, indent=None)
@@ -122,13 +177,16 @@ class FeatureCache:
     def _finish(self, part, unreadable):
         """Give the array its name, and remove those of other lists of images."""
         with contextlib.suppress(FileNotFoundError):    # another process was first, and tidied up
+            for row in range(len(self.images)):    # those that earlier runs encoded
+                self._checksum(row)
             checksum = file_hash(part)
             self._write_manifest(unreadable, checksum)
             os.replace(part, self.array_file)
             self._write_manifest(unreadable, checksum)    # with its size and time
         for old in self.folder.glob(f'{self.name}-????????.*'):
             if old not in (self.array_file, self.manifest_file):
-                old.unlink(missing_ok=True)
+                with contextlib.suppress(PermissionError):    # another process of Windows reads it
+                    old.unlink(missing_ok=True)
 
 
 def _size_and_time(file):
@@ -137,10 +195,19 @@ def _size_and_time(file):
 
 
 def _names_and_sizes(paths):
-    """[name, bytes] of each image, -1 for one that is not there: tells when one is replaced."""
+    """-> ([name, bytes] of each image, -1 for one that is not there; times of the last changes)"""
     folder = os.path.commonpath([path.parent for path in paths]) if paths else ''
-    return [[os.path.relpath(path, folder), path.stat().st_size if path.exists() else -1]
-            for path in paths]
+    found = [_size_and_time(path) if path.exists() else [-1, -1] for path in paths]
+    images = [[os.path.relpath(path, folder), size]
+              for path, (size, _) in zip(paths, found, strict=True)]
+    return images, [changed for _, changed in found]
+
+
+def _crc32(path):
+    try:
+        return zlib.crc32(path.read_bytes())
+    except OSError:
+        return None
 
 
 def _is_computed(value):
@@ -189,7 +256,8 @@ def _new_array(path, shape):
 def _read_manifest(path):
     """What _write_manifest wrote, or None where it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text('utf-8'))
         if isinstance(manifest, dict) and manifest.keys() >= MANIFEST_KEYS:
+            manifest.setdefault('contents', [None] * len(manifest['images']))
             return manifest
     return None

@@ -1,8 +1,10 @@
 """The cache of features: computed once, resumed after a kill, and damage is noticed."""
 
 import contextlib
+import json
 import mmap
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from conftest import draw_square
 from captioning import encoding, feature_cache
 from captioning.feature_cache import FeatureCache
 from captioning.features import cached_features
+
+MAPS = Path('/proc/self/maps')    # files that this process has mapped into memory
 
 
 def features_of(encoder, paths, folder):
@@ -144,6 +148,23 @@ def test_a_row_that_was_written_in_part_is_computed_again(paths, tmp_path, damag
                           np.array([[row + 1] * 3000 for row in (0, *range(2, 9))], np.float16))
 
 
+@pytest.mark.skipif(not MAPS.exists(), reason='needs /proc')
+def test_no_array_is_open_where_it_is_renamed_or_deleted(paths, tmp_path, monkeypatch):
+    """Windows would refuse."""
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(tmp_path, 'train2014', paths[:5]).compute(interrupted, (3000,))
+    replace, mapped = os.replace, []
+
+    def noting_replace(old, new):
+        if new.suffix == '.npy':
+            mapped.append(str(tmp_path) in MAPS.read_text())
+        replace(old, new)
+
+    monkeypatch.setattr(os, 'replace', noting_replace)
+    features, _ = FeatureCache(tmp_path, 'train2014', paths).compute(made_up_rows, (3000,))
+    assert len(features) == 9 and mapped and not any(mapped)
+
+
 def test_features_that_overflow_float16_are_refused(paths, tmp_path):
     def encode_rows(todo):
         yield todo[:1], np.full((1, 4), np.inf, np.float16), []
@@ -180,6 +201,109 @@ def test_a_damaged_manifest_is_computed_again(encoder, paths, tmp_path, encoded)
         encoded()
         assert np.array_equal(features_of(encoder, paths[:3], tmp_path)[0], expected)
         assert sum(encoded()) == 3 + 3    # three probes and the images
+
+
+# ---- Photos that change ----
+
+def replace_in_place(path, seconds=5):
+    """Another photo under the same name, of the same size in bytes, some seconds later."""
+    size, changed = path.stat().st_size, path.stat().st_mtime
+    draw_square(path, 'black')
+    path.write_bytes(path.read_bytes().ljust(size, b' '))
+    assert path.stat().st_size == size
+    os.utime(path, (changed + seconds, changed + seconds))
+
+
+@pytest.fixture
+def same_size(paths):
+    """The photos, filled up to one size; decoders do not read what comes after the photo."""
+    for path in paths:
+        path.write_bytes(path.read_bytes().ljust(400, b' '))
+    return paths
+
+
+def touch_all(paths, seconds):
+    for path in paths:
+        changed = path.stat().st_mtime + seconds
+        os.utime(path, (changed, changed))
+
+
+def without_contents(folder):
+    """Make the manifest one of an earlier version."""
+    file = cache_file(folder, '.json')
+    manifest = json.loads(file.read_text())
+    manifest.pop('contents', None)
+    file.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize('earlier_version', [False, True])
+def test_a_photo_replaced_by_one_of_the_same_size_is_encoded_again(
+        encoder, same_size, tmp_path, encoded, earlier_version):
+    before = np.array(features_of(encoder, same_size, tmp_path)[0])
+    if earlier_version:
+        without_contents(tmp_path)
+        encoded()
+        features_of(encoder, same_size, tmp_path)
+        assert encoded() == [1]    # the probe of the key: what was cached stays valid
+    replace_in_place(same_size[3])
+    encoded()
+    after, _ = features_of(encoder, same_size, tmp_path)
+    assert sum(encoded()) == 3 + 1    # three probes and the photo
+    assert np.array_equal(np.delete(after, 3, axis=0), np.delete(before, 3, axis=0))
+    assert not np.allclose(after[3], before[3], atol=0.02)
+    features_of(encoder, same_size, tmp_path)
+    assert encoded() == [1]
+
+
+def test_a_copy_of_the_photos_encodes_nothing_and_is_read_once(
+        encoder, paths, tmp_path, encoded, monkeypatch):
+    features_of(encoder, paths, tmp_path)
+    touch_all(paths, 5)
+    encoded()
+    read, crc32 = [], feature_cache._crc32
+    monkeypatch.setattr(feature_cache, '_crc32', lambda path: read.append(path) or crc32(path))
+    for _ in range(2):
+        feature_cache._checksums.clear()    # as in another process
+        features_of(encoder, paths, tmp_path)
+    assert encoded() == [1, 1] and read == paths
+
+
+def test_a_photo_replaced_between_two_interrupted_runs_is_encoded_again(same_size, tmp_path):
+    def interrupted(todo):
+        yield from list(made_up_rows(todo))[:2]
+        raise KeyboardInterrupt
+
+    asked = []
+
+    def encode_rows(todo):
+        asked.append(todo)
+        yield from made_up_rows(todo)
+
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(tmp_path, 'train2014', same_size).compute(interrupted, (3000,))
+    replace_in_place(same_size[2])
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(tmp_path, 'train2014', same_size).compute(interrupted, (3000,))
+    FeatureCache(tmp_path, 'train2014', same_size).compute(encode_rows, (3000,))
+    assert 2 in asked[0] and 0 not in asked[0]
+
+
+def test_an_interrupted_replacement_keeps_the_other_features(same_size, tmp_path):
+    asked = []
+
+    def interrupted(todo):
+        asked.append(todo)
+        yield from ()
+        raise KeyboardInterrupt
+
+    FeatureCache(tmp_path, 'train2014', same_size).compute(made_up_rows, (3000,))
+    replace_in_place(same_size[3])
+    for _ in range(2):
+        cache = FeatureCache(tmp_path, 'train2014', same_size)
+        assert cache.read() is None
+        with pytest.raises(KeyboardInterrupt):
+            cache.compute(interrupted, (3000,))
+    assert asked == [[1, 3], [1, 3]]    # 1 could not be read
 
 
 # ---- Two processes ----

@@ -10,7 +10,7 @@ from conftest import COLOURS, draw_square
 from PIL import Image
 from torchvision import transforms
 
-from captioning import augmentations
+from captioning import augmentations, feature_cache
 from captioning.devices import fast_dtype
 from captioning.encoding import FrozenBackbone
 from captioning.features import FIRST_AUGMENTATIONS, cache_key, cached_features
@@ -138,6 +138,8 @@ def test_what_is_encoded_for_attention_is_not_encoded_again_for_the_plain_model(
     grids, _ = features_of(grid_encoder, paths, tmp_path, view)
     opened = []
     monkeypatch.setattr('captioning.encoding.load_image', opened.append)
+    feature_cache._checksums.clear()    # as in another process
+    monkeypatch.setattr(feature_cache, '_crc32', opened.append)
     pooled, unreadable = features_of(encoder, paths, tmp_path, view)
     assert not opened and unreadable == [3] and np.isnan(pooled[3]).all()
     assert pooled.shape == (9, 512) and pooled.dtype == np.float16
