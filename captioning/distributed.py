@@ -29,7 +29,7 @@ def connect(device=None):
     patience = datetime.timedelta(days=1)
     dist.init_process_group(_backends(device), timeout=patience)
     if rank():
-        sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 - until the process ends
+        sys.stdout = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115 - until we end
     return device
 
 
@@ -106,6 +106,14 @@ def total(value):
     if ranks() > 1:
         dist.all_reduce(value)
     return value
+
+
+def on_any_rank(condition):
+    """Does it hold on any rank? All of them ask at the same step.
+
+    The answer goes through the processor's memory, so that no GPU is waited for.
+    """
+    return bool(total(torch.tensor(int(condition))))
 
 
 def parallel(network):

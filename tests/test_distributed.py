@@ -18,6 +18,22 @@ import torch
 from captioning.training import phase, tuning_phase
 phase.training_dtype = tuning_phase.fast_dtype = lambda device: torch.float32
 """
+# The second process interrupts torchrun, which passes it on to both.
+INTERRUPTING = """
+import os, signal, time
+from captioning import distributed
+from captioning.training import epoch
+step, steps = epoch.train_step, []
+
+def slow_step(*arguments):
+    steps.append(True)
+    if distributed.rank() and len(steps) == 3:
+        os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(0.1)
+    return step(*arguments)
+
+epoch.train_step = slow_step
+"""
 SCALED = ('return rows.view_as(features)', 'return 3 * rows.view_as(features)')
 FEATURES = ['--epochs', '3', '--model-file', 'scaled']    # whose BatchNorm is another
 TUNE = ['--epochs', '1', '--tune-epochs', '1', '--tune-batch-size', '6', '--tune-crop', '1']
@@ -25,10 +41,10 @@ REWARD = ['--epochs', '1', '--reward-epochs', '2', '--reward-batch-size', '6', '
           'attention']
 
 
-def train(data_folder, backbone_weights, root, processes, *flags):
-    """Train under torchrun -> (log, the state in last.pt, output)."""
+def run_torchrun(data_folder, backbone_weights, root, processes, *flags, before=EXACT):
+    """Train under torchrun -> CompletedProcess. before: lines of Python that run first."""
     driver = root.with_suffix('.py')
-    driver.write_text(driver_of(root, EXACT))
+    driver.write_text(driver_of(root, before))
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone',
                '--nproc-per-node', str(processes), str(driver), '--name', 'squares',
                '--cocoapi-loc', str(data_folder), '--backbone', 'resnet18',
@@ -36,7 +52,12 @@ def train(data_folder, backbone_weights, root, processes, *flags):
                '--hidden-size', '24', '--batch-size', '9', '--dropout', '0', '--device', 'cpu',
                *flags]
     alone = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)
+
+
+def train(data_folder, backbone_weights, root, processes, *flags):
+    """Train under torchrun -> (log, the state in last.pt, output)."""
+    done = run_torchrun(data_folder, backbone_weights, root, processes, *flags)
     assert done.returncode == 0, done.stderr
     folder = root / 'runs' / 'squares'
     log = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
@@ -62,3 +83,12 @@ def test_two_processes_learn_what_one_does(dataset, small_weights, tmp_path, fla
         for key, value in expected.items():
             assert torch.allclose(value.float(), weights[key].float(), atol=1e-3), key
     assert output.count('a new run') == 1    # the second process is silent
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows sends no SIGINT to another process')
+def test_ctrl_c_saves_in_the_middle_of_an_epoch(dataset, small_weights, tmp_path):
+    done = run_torchrun(dataset, small_weights, tmp_path / 'two', 2, '--batch-size', '2',
+                        before=INTERRUPTING)
+    assert 'interrupted and saved after 0 epochs' in done.stdout, done.stderr
+    progress = read_checkpoint(tmp_path / 'two' / 'runs' / 'squares' / 'last.pt')['progress']
+    assert progress['epoch'] == 0 and progress['batch'] >= 3

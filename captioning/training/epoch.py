@@ -52,7 +52,8 @@ def train_one_epoch(run):
             if reward is not None:
                 run.add_to_sums(reward=reward)
             progress.update(phase.sampler.bounds(run.batch)[0] - progress.n)
-            due = interrupted() or _save_is_due(run)
+            stops = interrupted()
+            due = stops or _save_is_due(run)
             if due or len(norms) == CHECK_EVERY:
                 check_finite(run, norms)
                 progress.set_postfix(loss=f'{_mean_loss(run):.3f}')
@@ -61,7 +62,7 @@ def train_one_epoch(run):
             start = now
             if due:
                 run.save()
-            if interrupted():
+            if stops:
                 print(f'interrupted and saved after {run.epoch} epochs and {run.batch} batches: '
                       'run again to continue')
                 raise KeyboardInterrupt
@@ -135,21 +136,15 @@ def _averages(run):
 def delayed_interrupt():
     """Within the block Ctrl-C, SIGTERM and the notebook's stop button wait.
 
-    Yields a function that tells whether one has come. Of several processes each would notice at
-    another step: these end at once, and lose what a kill loses.
+    Yields a function that tells whether one has come, to any of several processes: these all ask
+    at the same step, and so all stop after it.
     """
-    pressed = []
-    if distributed.ranks() > 1:
-        yield lambda: False
-        return
+    pressed, before = [], {}
+    with contextlib.suppress(ValueError):    # not in the main thread: nothing is delayed
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            before[kind] = signal.signal(kind, lambda *_: pressed.append(True))
     try:
-        before = {kind: signal.signal(kind, lambda *_: pressed.append(True))
-                  for kind in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:    # not in the main thread: nothing is delayed
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(pressed)
+        yield lambda: distributed.on_any_rank(bool(pressed))
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
