@@ -3,14 +3,15 @@
     serve(load_captioner())             # http://127.0.0.1:7860, until Ctrl-C
 
 First how the page looks (`build_page`), then what it answers, how uploads are read and deleted, and
-the server. Nothing is asked of any other host, and photos are deleted within two hours. Gradio is
-in scripts/requirements.txt.
+the server. Nothing is asked of any other host, and photos are deleted within two hours, or when the
+page is stopped. Gradio is in scripts/requirements.txt.
 """
 
 import contextlib
 import ctypes
 import io
 import os
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -55,9 +56,15 @@ DESCRIBE_EXAMPLES = '''() => setTimeout(
 def build_page(captioner):
     """The page, a gr.Blocks; what its button calls is also the HTTP API's /caption."""
     def caption(photo, method):    # the API takes its names of arguments from here
-        return answer(captioner, photo, method)
+        try:
+            return answer(captioner, photo, method)
+        except gr.Error:
+            raise
+        except Exception as error:
+            raise gr.Error('This photo could not be captioned. What went wrong is printed where '
+                           'the page was started.') from error
 
-    with gr.Blocks(title='What is in this photo?',
+    with Page(title='What is in this photo?',
                    delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         gr.Markdown('# What is in this photo?\n'
                     'Drag a photo here, choose one or take one. It stays on this machine.')
@@ -89,7 +96,8 @@ def build_page(captioner):
 def photo_input():
     photo = gr.Image(label='Photo', sources=['upload', 'webcam', 'clipboard'], type='filepath',
                      height=360, alt_text='The photo to caption')
-    photo.preprocess = uploaded_path    # instead of opening it: read_photo does, whatever it is
+    # Its path, instead of opening it: read_photo does, whatever it is.
+    photo.preprocess = lambda upload: upload.path if upload else None
     return photo
 
 
@@ -167,17 +175,38 @@ def refusal(message, title='Error'):
     return gr.Error(message, title=title, print_exception=False)
 
 
-def uploaded_path(upload):
-    """Path of an uploaded file, or None. gr.Error for a path that was not uploaded.
+class Page(gr.Blocks):
+    """A page that opens no file but those that were uploaded to it.
 
-    Gradio checks only the files that a request marks as such, so any could be asked for.
+    Gradio would fetch the file of a request that names a URL, checks only the paths that a request
+    marks as such, and tells where its own folders are.
     """
-    if not (upload and upload.path):
-        return None
+
+    async def preprocess_data(self, block_fn, inputs, *others, **named):
+        for path in paths_in(inputs):
+            check_uploaded(path)
+        return await super().preprocess_data(block_fn, inputs, *others, **named)
+
+
+def paths_in(value):
+    """Yields the path of each file that a request names, wherever in its JSON."""
+    if isinstance(value, dict):
+        if isinstance(value.get('path'), str):
+            yield value['path']
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from paths_in(part)
+
+
+def check_uploaded(path):
+    """gr.Error for a path, or a URL, that is not the one of an uploaded file."""
     folder = Path(get_upload_folder()).resolve()
-    if not Path(upload.path).resolve().is_relative_to(folder):
+    uploaded = False
+    with contextlib.suppress(OSError, ValueError):    # too long, or no path
+        uploaded = Path(path).resolve().is_relative_to(folder)
+    if not uploaded:
         raise refusal('This file was not uploaded here.')
-    return upload.path
 
 
 def read_photo(path, open_photo):
@@ -221,16 +250,31 @@ def keep_deleting(age=KEPT_SECONDS):
 # ---- Server ----
 
 def serve(captioner, host='127.0.0.1', port=7860):
-    """Serve the page until it is interrupted."""
-    page = build_page(captioner)
+    """Serve the page until it is interrupted, and delete what was uploaded to it."""
     release_large_memory()
-    threading.Thread(target=keep_deleting, daemon=True).start()
     theme = gr.themes.Soft(font=['system-ui', 'sans-serif'],    # none that is loaded from a host
                            font_mono=['ui-monospace', 'monospace'])
-    print(f'http://{host}:{port}    (Ctrl-C ends it)', flush=True)
-    page.launch(server_name=host, server_port=port, max_file_size=f'{MEGABYTES}mb',
-                show_error=True, theme=theme, css=STYLE, footer_links=['api'], ssr_mode=False,
-                enable_monitoring=False, quiet=True)
+    with folder_of_uploads():
+        page = build_page(captioner)
+        threading.Thread(target=keep_deleting, daemon=True).start()
+        print(f'http://{host}:{port}    (Ctrl-C ends it)', flush=True)
+        try:
+            # Of errors only what `refusal` says is shown: others may name paths of this machine.
+            page.launch(server_name=host, server_port=port, max_file_size=f'{MEGABYTES}mb',
+                        show_error=False, theme=theme, css=STYLE, footer_links=['api'],
+                        ssr_mode=False, enable_monitoring=False, quiet=True)
+        finally:
+            page.close(verbose=False)
+
+
+@contextlib.contextmanager
+def folder_of_uploads():
+    """Within the block Gradio keeps its files in a temporary folder, which is then deleted."""
+    parent = os.environ.get('GRADIO_TEMP_DIR')
+    with tempfile.TemporaryDirectory(prefix='captioning-', dir=parent,
+                                     ignore_cleanup_errors=True) as folder:
+        os.environ['GRADIO_TEMP_DIR'] = folder
+        yield
 
 
 def release_large_memory():

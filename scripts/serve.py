@@ -3,7 +3,7 @@
     make serve              # installs what the page needs, then http://127.0.0.1:7860
     python -m scripts.serve --checkpoint runs/NAME/best.pt --port 8000
 
-Nothing is asked of any other host, and photos are deleted within two hours.
+Nothing is asked of any other host. Photos are deleted within two hours, or when it is stopped.
 """
 
 import argparse

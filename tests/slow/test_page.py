@@ -1,18 +1,23 @@
-"""The web page in a headless Chromium, as its user has it.
+"""The web page in a headless Chromium, as its user has it, and requests that no browser sends.
 
-Needs Debian's chromium and chromium-driver. Screenshots at the width of a desktop and of a phone go
-to runs/page/.
+The browser is Debian's chromium, with chromium-driver. Screenshots at the width of a desktop and of
+a phone go to runs/page/.
 """
 
+import http.server
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -22,18 +27,14 @@ SHOTS = ROOT / 'runs' / 'page'
 PHOTOS = ROOT / 'images' / 'photos'
 ASTRONAUT, CAT = PHOTOS / 'astronaut.jpg', PHOTOS / 'cat.jpg'
 
-pytestmark = pytest.mark.skipif(not (shutil.which('chromium') and shutil.which('chromedriver')),
-                                reason='needs chromium and chromium-driver')
-
-
-@pytest.fixture(scope='module')
-def address():
+def start(**environment):
+    """Start the page on a free port -> (its address, the process)."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     command = [sys.executable, '-m', 'scripts.serve', '--port', str(port)]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True)
+                              text=True, env={**os.environ, **environment})
     address = f'http://127.0.0.1:{port}'
     for _ in range(120):
         try:
@@ -42,6 +43,12 @@ def address():
         except OSError:
             assert server.poll() is None, server.stdout.read()
             time.sleep(0.5)
+    return address, server
+
+
+@pytest.fixture(scope='module')
+def address():
+    address, server = start()
     yield address
     server.terminate()
     server.wait()
@@ -49,6 +56,8 @@ def address():
 
 @pytest.fixture
 def browser():
+    if not (shutil.which('chromium') and shutil.which('chromedriver')):
+        pytest.skip('needs chromium and chromium-driver')
     from selenium import webdriver
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which('chromium')
@@ -189,3 +198,66 @@ def test_the_api_captions_and_refuses(address, tmp_path):
     for photo, told in ((bomb, '81 megapixels'), (__file__, 'not a photo')):
         with pytest.raises(Exception, match=told):
             client.predict(handle_file(str(photo)), 'greedy', api_name='/caption')
+
+
+# ---- Requests that no browser sends ----
+
+@pytest.fixture
+def other_host():
+    """A web server on this machine -> (its address, the list of paths that it was asked for)."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+    server = http.server.HTTPServer(('127.0.0.1', 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}', asked
+    server.shutdown()
+
+
+def error_of(address, *data):
+    """The message of a request that is refused."""
+    api = f'{address}/gradio_api/call/caption'
+    event = httpx.post(api, json={'data': data}, trust_env=False).json()['event_id']
+    answer = httpx.get(f'{api}/{event}', timeout=60, trust_env=False).text
+    assert 'event: error' in answer, answer
+    return json.loads(answer.split('data: ')[1])['error']
+
+
+def test_only_uploads_are_opened_and_nothing_is_fetched(address, other_host):
+    host, asked = other_host
+    mark = {'meta': {'_type': 'gradio.FileData'}}
+    url = {'path': f'{host}/cat.jpg', **mark}
+    for path in (url['path'], url['path'].upper(), 'http://photos.invalid/cat.jpg', '/etc/passwd',
+                 'file:///etc/passwd', 'README.md', '../cat.jpg', 'a\0b', 'a' * 5000):
+        for marked in ({}, mark):
+            told = error_of(address, {'path': path, **marked}, 'greedy')
+            assert told == 'This file was not uploaded here.', path
+    nested = {'path': None, 'url': [url], **mark}
+    for data in ([[url], 'greedy'], [nested, 'greedy'], [None, url]):
+        assert error_of(address, *data) == 'This file was not uploaded here.'
+    assert error_of(address, {'url': url['path'], **mark}, 'greedy') == 'Choose a photo first.'
+    assert asked == []
+
+
+def test_no_message_tells_what_only_the_server_knows(address):
+    for data in ([], ['cat.jpg', 'greedy'], [5, 'greedy'], [{'path': 5}, 'greedy'], [None, {}],
+                 [{'path': 'cat.jpg', 'meta': {'_type': 'gradio.FileData'}}, 'greedy']):
+        told = error_of(address, *data) or ''
+        for secret in (str(ROOT), 'gradio', 'object at', 'pydantic'):
+            assert secret not in told
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows sends no SIGINT to another process')
+@pytest.mark.parametrize('kind', [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_page_leaves_no_uploads(tmp_path, kind):
+    address, server = start(GRADIO_TEMP_DIR=str(tmp_path))
+    httpx.post(f'{address}/gradio_api/upload', trust_env=False,
+               files={'files': ('cat.jpg', CAT.read_bytes())}).raise_for_status()
+    assert list(tmp_path.rglob('cat.jpg'))
+    server.send_signal(kind)
+    server.wait(30)
+    assert not list(tmp_path.rglob('cat.jpg'))
