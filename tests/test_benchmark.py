@@ -1,6 +1,10 @@
 """The benchmark: its made-up data has COCO's shape, and its command runs. Speed is not tested."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,8 +14,27 @@ from captioning.benchmark.decoding import measure_decoding, measure_photos
 from captioning.benchmark.made_up import made_up_captions, made_up_vocabulary, write_made_up
 from captioning.benchmark.training import features_phase, training_rates
 from captioning.caption_data import CaptionData
+from captioning.files import ROOT
 from captioning.training import finish_epoch, open_run, train_one_epoch, validate
 from scripts import benchmark
+
+# A part that starts a process of its own, as some do.
+BENCHMARK = """
+import sys
+from captioning.benchmark.measure import in_own_process
+from part import wait
+from scripts import run_main
+run_main(lambda: in_own_process(in_own_process, wait, sys.argv[1]))
+"""
+PART = """
+import os, time
+from captioning.files import write_aside
+
+def wait(file):
+    with write_aside(file) as aside:
+        aside.write_text(str(os.getpid()))
+    time.sleep(40)
+"""
 
 
 def test_made_up_captions_are_trained_on():
@@ -51,6 +74,23 @@ def test_the_command_prints_a_part(dataset, monkeypatch, capfd):
     output = capfd.readouterr().out
     assert "sampler: The sampler's own cost at COCO's size." in output
     assert '414,113 captions, batch 128' in output and 'peak memory' in output
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows sends no signal to another process')
+@pytest.mark.parametrize('kind', [signal.SIGTERM, signal.SIGINT])
+def test_a_benchmark_that_is_ended_ends_the_processes_of_its_parts(tmp_path, kind):
+    (tmp_path / 'part.py').write_text(PART)
+    number = tmp_path / 'number'
+    command = [sys.executable, '-c', BENCHMARK, str(number)]
+    environment = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{tmp_path}'}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while not number.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(kind)
+    process.wait(20)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number.read_text()), 0)    # is it running? (0 is no signal)
 
 
 def test_photos_are_captioned_beside_the_bare_encoder(dataset, capsys):

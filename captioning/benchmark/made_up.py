@@ -61,7 +61,7 @@ def write_made_up(folder, images, captions):
     file = data.annotation_file('train')
     for path in (file.parent, data.image_folder('train')):
         path.mkdir(parents=True)
-    file.write_text(json.dumps({'images': entries, 'annotations': annotations}))
+    file.write_text(json.dumps({'images': entries, 'annotations': annotations}), 'utf-8')
     return data
 
 
