@@ -56,6 +56,8 @@ def executed(tmp_path_factory):
     drawn = run_in(folder, environment, 'scripts.scenes', '--train', '60', '--val', '12',
                    '--test', '16', '--output', 'data/small')
     assert drawn.returncode == 0, drawn.stderr
+    photos = folder / 'data/small/cocoapi/images/train2014'
+    min(photos.iterdir()).write_bytes(b'damaged')    # which stops no notebook
     ran = run_in(folder, environment, 'scripts.notebooks', '--set', 'EPOCHS=2')
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     return Copy(folder, ran.stdout, environment)
@@ -85,6 +87,14 @@ def test_every_cell_ran_in_order_without_error(executed, name):
     kinds = {kind for output in outputs for kind in output.get('data', {})}
     assert kinds & {'image/png', 'image/jpeg'}, f'{name} shows no picture'
     assert '<img' in (folder / f'{name}.html').read_text()
+
+
+@pytest.mark.parametrize('name', ['0_Dataset', '1_Preliminaries'])
+def test_a_damaged_photo_is_named(executed, name):
+    cells = read_cells(executed.run / 'notebooks' / f'{name}.ipynb')
+    printed = [output.text for cell in cells for output in cell.outputs
+               if output.output_type == 'stream']
+    assert '000001.jpg cannot be read' in ''.join(printed)
 
 
 def test_the_run_holds_what_it_should_and_the_end_tells_where(executed):
