@@ -252,4 +252,4 @@ def export(path, output, weights=None):
         source = load_model_file().__file__
     for name, text in recorded_sources(source).items():
         with files.write_aside(Path(output).with_name(name)) as aside:
-            aside.write_text(text)
+            aside.write_text(text, 'utf-8')

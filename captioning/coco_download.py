@@ -75,7 +75,7 @@ class Archive:
         """How many bytes are in `part`, and the version of the file that they belong to."""
         try:
             arrived = self.part.stat().st_size
-            version = json.loads(self.version.read_text())
+            version = json.loads(self.version.read_text('utf-8'))
         except (OSError, ValueError):
             return 0, {}
         return (arrived, version) if arrived <= self.size else (0, {})
@@ -234,7 +234,7 @@ def _continue(archive):
             archive.discard()
             if start != '0':    # the next connection asks for all of it
                 raise ProtocolError('the file on the server has changed')
-            archive.version.write_text(json.dumps(version))
+            archive.version.write_text(json.dumps(version), 'utf-8')
         _append(archive, response)
 
 

@@ -44,7 +44,7 @@ def read_runs(like=None, names=None):
 def _read_run(folder):
     recorded = read_json(folder / 'settings.json')
     log, scores = folder / 'log.jsonl', folder / 'scores.json'
-    lines = log.read_text().splitlines() if log.exists() else []
+    lines = log.read_text('utf-8').splitlines() if log.exists() else []
     return {'name': folder.name, 'identity': recorded['identity'],
             'sources': _read_sources(folder), 'log': [json.loads(line) for line in lines],
             'scores': read_json(scores) if scores.exists() else None,
@@ -55,7 +55,7 @@ def _read_sources(folder):
     """{file: text} of the source files that a run has recorded."""
     sources = {}
     for file in sorted([*folder.glob('*.py'), *folder.glob('imports/**/*.py')]):
-        sources[file.relative_to(folder).as_posix()] = file.read_text()
+        sources[file.relative_to(folder).as_posix()] = file.read_text('utf-8')
     return sources
 
 

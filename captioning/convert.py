@@ -315,4 +315,4 @@ def _link_or_copy(file, target, copy):
 
 def _write_annotations(path, **lists):
     info = {'description': 'written by scripts/convert.py'}
-    path.write_text(json.dumps({'info': info, 'licenses': [], **lists}))
+    path.write_text(json.dumps({'info': info, 'licenses': [], **lists}), 'utf-8')

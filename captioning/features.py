@@ -166,7 +166,7 @@ def _key(backbone, transform, dtype, view):
     if view > 1:    # views from 2 on were added later: keys of before stay as they were
         parts.append(view)
     if view:
-        text = text_hash(Path(augmentations.__file__).read_text())
+        text = text_hash(Path(augmentations.__file__).read_text('utf-8'))
         parts += [text] if text != FIRST_AUGMENTATIONS else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 

@@ -48,13 +48,13 @@ def write_aside(path):
 def write_json(path, content, indent=1):
     """Write plain values as JSON, aside and renamed."""
     with write_aside(path) as aside:
-        aside.write_text(json.dumps(content, indent=indent))
+        aside.write_text(json.dumps(content, indent=indent), 'utf-8')
 
 
 def read_json(path):
     """What a JSON file holds; ValueError names one that is damaged."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text('utf-8'))
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f'{path} is damaged ({error}). Restore it, or remove its folder.') from None

@@ -124,13 +124,14 @@ def recorded_sources(path):
     Returns {file: text}, where file is as in a run's folder: 'model.py', 'imports/...'.
     """
     path = Path(path)
-    sources = {'model.py': path.read_text()}
+    sources = {'model.py': path.read_text('utf-8')}
     beside = path.with_name(IMPORTS)
     if beside.is_dir():    # the copy of a run: what was recorded then
-        return sources | {file.relative_to(path.parent).as_posix(): file.read_text()
+        return sources | {file.relative_to(path.parent).as_posix(): file.read_text('utf-8')
                           for file in sorted(beside.rglob('*.py'))}
-    return sources | {f'{IMPORTS}/{file.relative_to(files.ROOT).as_posix()}': file.read_text()
-                      for file in sorted(_imported_files(path))}
+    imported = {file.relative_to(files.ROOT).as_posix(): file.read_text('utf-8')
+                for file in sorted(_imported_files(path))}
+    return sources | {f'{IMPORTS}/{name}': text for name, text in imported.items()}
 
 
 def _imported_files(path, known=()):
@@ -145,7 +146,7 @@ def _imported_files(path, known=()):
 
 def _imported_names(path):
     """Dotted names of all modules that a file's import statements may mean."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text('utf-8'))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -118,7 +118,7 @@ def read_entries(path):
     for file in (Path(path), *_parts(path)):
         with contextlib.suppress(FileNotFoundError):
             try:
-                content = json.loads(file.read_text())
+                content = json.loads(file.read_text('utf-8'))
                 entries.update((photo_of(entry), entry) for entry in content)
             except (ValueError, TypeError, AttributeError):
                 raise ValueError(f'{file} is there and is not the output of this command: give '
@@ -128,7 +128,7 @@ def read_entries(path):
 
 def write_entries(path, entries):
     with write_aside(path) as aside:
-        aside.write_text(as_json(entries))
+        aside.write_text(as_json(entries), 'utf-8')
 
 
 def as_json(entries):

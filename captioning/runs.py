@@ -52,7 +52,7 @@ class Experiment:
 
     def __init__(self, settings, data, model_file):
         library = files.ROOT / 'captioning'
-        edited = {Path(file).name: (library / file).read_text() for file in EDITED}
+        edited = {Path(file).name: (library / file).read_text('utf-8') for file in EDITED}
         self.settings = settings
         self.sources = recorded_sources(model_file) | edited
         self.defaults = {field.name: field.default for field in fields(settings)
@@ -111,7 +111,7 @@ class Experiment:
         """
         for file, text in self.sources.items():
             with write_aside(folder / file) as aside:
-                aside.write_text(text)
+                aside.write_text(text, 'utf-8')
         versions = {'python': platform.python_version(), 'torch': torch.__version__,
                     'numpy': np.__version__}
         now = time.time()
@@ -125,7 +125,7 @@ def _revision():
     """The revision of git, or None where there is no git."""
     with contextlib.suppress(OSError):
         git = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=files.ROOT,
-                             capture_output=True, text=True)
+                             capture_output=True, encoding='utf-8')
         return git.stdout.strip() or None
     return None
 
@@ -159,7 +159,7 @@ def latest_checkpoint(data=None):
     if data is not None:
         captions = data.annotations_hash('train')[:16]
         folders = [folder for folder in folders
-                   if captions in (folder / 'settings.json').read_text()]
+                   if captions in (folder / 'settings.json').read_text('utf-8')]
     if not folders:
         on_data = f' on {data.folder}' if data else ''
         raise FileNotFoundError(f'no trained model in runs/{on_data}. Train one: `make run`, '
@@ -188,7 +188,7 @@ def mark_opened(folder):
 def write_log(folder, log):
     """log.jsonl: one line an epoch."""
     with write_aside(folder / 'log.jsonl') as aside:
-        aside.write_text(''.join(json.dumps(line) + '\n' for line in log))
+        aside.write_text(''.join(json.dumps(line) + '\n' for line in log), 'utf-8')
 
 
 # ---- One process at a time ----

@@ -53,7 +53,7 @@ class Synset(NamedTuple):
 def read_nouns(path):
     """WordNet's data.noun, format in its manual page wndb(5) -> {offset: Synset}."""
     synsets = {}
-    for line in Path(path).read_text().splitlines():
+    for line in Path(path).read_text('utf-8').splitlines():
         if line.startswith('  '):    # the licence
             continue
         fields = line.split(' | ')[0].split()
@@ -108,10 +108,11 @@ def count_words(paths):
     counts = Counter()
     for path in map(Path, paths):
         if path.suffix == '.json':
-            captions = [entry['caption'] for entry in json.loads(path.read_text())['annotations']]
+            content = json.loads(path.read_text('utf-8'))
+            captions = [entry['caption'] for entry in content['annotations']]
         else:
             opened = gzip.open if path.suffix == '.gz' else open
-            with opened(path, 'rt') as lines:
+            with opened(path, 'rt', encoding='utf-8') as lines:
                 captions = [line.split('\t', 1)[1] for line in lines]
         for caption in captions:
             counts.update(tokenize(caption))

@@ -36,7 +36,7 @@ def read_imports(modules):
     """{module: {imported module: at the top of the file?}}"""
     imports = {}
     for name, path in modules.items():
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text('utf-8'))
         at_top = {id(node) for node in tree.body}
         imports[name] = {}
         for node in ast.walk(tree):

@@ -71,7 +71,7 @@ class Meter(threading.Thread):
     def _look_at(self, process):
         with contextlib.suppress(psutil.Error, OSError):
             self.written[process.pid] = process.io_counters().write_bytes
-            status = Path(f'/proc/{process.pid}/status').read_text()
+            status = Path(f'/proc/{process.pid}/status').read_text('utf-8')
             kilobytes = re.findall(r'(?:RssAnon|RssShmem):\s+(\d+)', status)
             return 1024 * sum(map(int, kilobytes))
         return 0    # it has just ended

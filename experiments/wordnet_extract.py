@@ -113,7 +113,7 @@ def main():
     with write_aside(NOUNS) as aside:
         aside.write_bytes(gzip.compress(text.encode(), mtime=0))
     with write_aside(LICENCE) as aside:
-        aside.write_text(licence)
+        aside.write_text(licence, 'utf-8')
     print(f'{repository_path(NOUNS)}: {len(lines) - 1:,} synsets, {NOUNS.stat().st_size:,} bytes')
 
 

@@ -12,6 +12,8 @@ def run_main(main):
     """
     debug = '--debug' in sys.argv[1:]
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != '--debug']
+    for stream in (sys.stdout, sys.stderr):    # to a file, code pages of Windows lack most letters
+        stream.reconfigure(errors='backslashreplace')
     signal.signal(signal.SIGTERM, _end)    # by an exception, so that all is tidied up
     try:
         main()

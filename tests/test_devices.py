@@ -47,7 +47,7 @@ def test_the_environment_names_a_device(monkeypatch):
     (1000, 2 ** 26, 4, 0), (6, 2 ** 34, 1, 3), (1, 2 ** 34, 1, 0)])
 def test_workers_fit_cores_work_and_shared_memory(monkeypatch, batches, shared_memory, processes,
                                                   workers):
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: set(range(64)))
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: set(range(64)), raising=False)
     monkeypatch.setattr(os.path, 'isdir', lambda path: True)
     usage = SimpleNamespace(free=shared_memory)
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)

@@ -56,7 +56,7 @@ def work(tmp_path, monkeypatch, small_weights):
     """The working folder, where the weights of a small encoder are."""
     folder = tmp_path / 'work'
     folder.mkdir()
-    (folder / WEIGHTS).symlink_to(small_weights)
+    (folder / WEIGHTS).hardlink_to(small_weights)
     monkeypatch.chdir(folder)
     return folder
 

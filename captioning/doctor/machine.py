@@ -70,8 +70,8 @@ def _nvidia_driver():
         return None
     query = [program, '--query-gpu=driver_version,name,memory.total', '--format=csv,noheader']
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        output = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout
-        return '; '.join(output.strip().splitlines()) or None
+        done = subprocess.run(query, capture_output=True, encoding='utf-8', timeout=20)
+        return '; '.join(done.stdout.strip().splitlines()) or None
     return None
 
 
@@ -89,7 +89,7 @@ def _versions():
 def _processor():
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        lines = Path('/proc/cpuinfo').read_text('utf-8').splitlines()
         name = next(line.split(': ')[1] for line in lines if line.startswith('model name'))
     return f'{name}, {torch.backends.cpu.get_cpu_capability()}'
 
@@ -108,7 +108,7 @@ def _cores():
 
 def _memory():
     with contextlib.suppress(OSError, KeyError):
-        lines = Path('/proc/meminfo').read_text().splitlines()
+        lines = Path('/proc/meminfo').read_text('utf-8').splitlines()
         kilobytes = {key: int(value.split()[0]) for key, value in
                      (line.split(':') for line in lines)}
         total, free = (1024 * kilobytes[key] / GB for key in ('MemTotal', 'MemAvailable'))
@@ -131,7 +131,8 @@ def _data_folder():
 def _file_system(folder):
     """Its kind, such as ext4, nfs or overlay."""
     with contextlib.suppress(OSError):
-        mounts = [line.split()[1:3] for line in Path('/proc/mounts').read_text().splitlines()]
+        lines = Path('/proc/mounts').read_text('utf-8').splitlines()
+        mounts = [line.split()[1:3] for line in lines]
         above = [(len(point), kind) for point, kind in mounts
                  if Path(folder).is_relative_to(point)]
         return max(above)[1]

@@ -72,7 +72,7 @@ def _write_splits(folder, settings, workers):
 
 
 def _write(path, content):
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), 'utf-8')
 
 
 def _draw_split(folder, split, first_id, settings, workers):

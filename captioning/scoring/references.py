@@ -83,7 +83,7 @@ class References:
         key = text_hash('\n'.join([self.tokenizer, source, *captions]))
         kept = folder / f'{key}.json'
         with contextlib.suppress(OSError, ValueError):
-            return json.loads(kept.read_text())
+            return json.loads(kept.read_text('utf-8'))
         lines = self.tokenize(captions)
         with contextlib.suppress(OSError):    # a full disk costs time, not the scores
             write_json(kept, lines, indent=None)

@@ -23,6 +23,8 @@ from PIL import Image
 from captioning.checkpoint import read_checkpoint
 from captioning.files import ROOT
 
+pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='needs mounts of Linux')
+
 TABLE = []
 RUN = 'runs/squares'
 FEATURES_PART = 'cache/*/*/*.part.npy'    # while features are computed

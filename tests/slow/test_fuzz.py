@@ -13,7 +13,6 @@ import faulthandler
 import importlib
 import os
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -38,6 +37,8 @@ from fuzz_inputs import (
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = float(os.environ.get('FUZZ_SECONDS', '600'))
@@ -216,6 +217,7 @@ def peak():
 
 def limit_memory():
     """To 2 GB more than this process has."""
+    import resource  # here: Windows has none
     pages = int(Path('/proc/self/statm').read_text().split()[0])
     limit = 4096 * pages + 2 * 2 ** 30
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -13,12 +13,15 @@ import subprocess
 import sys
 import time
 
+import pytest
 import torch
 from conftest import driver_of
 
 from captioning.checkpoint import read_checkpoint
 from captioning.files import ROOT, SCENES
 from captioning.prepare import prepare_data
+
+pytestmark = pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGKILL')
 
 KILLS = 20
 
