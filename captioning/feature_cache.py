@@ -14,7 +14,7 @@ each image's last change, and a checksum of what is in it, taken when it was enc
 cache asks the file system for sizes and times alone. Only of an image whose time is another are the
 bytes read: where the checksum is the same, as in a copy of the folder, the new time is noted;
 where not, this image is encoded again. Manifests of earlier versions have no times: they are
-trusted once, and what they lack is noted.
+trusted once, but for images that were read in another way then, and what they lack is noted.
 """
 
 import contextlib
@@ -39,13 +39,14 @@ class FeatureCache:
     """The features of the images `paths` in one folder. Raises OSError where it cannot write.
 
     folder: one for each key, see features.cache_key. name: of the list of images, such as
-    'train2014'; features that other lists of that name have are used again.
+    'train2014'; features that other lists of that name have are used again. is_outdated: tells of
+    an image's path whether its feature does not hold where the manifest is one without times.
     """
 
-    def __init__(self, folder, name, paths):
+    def __init__(self, folder, name, paths, is_outdated=lambda path: False):
         self.folder, self.name = Path(folder), name
         self.images, self.times = _names_and_sizes(paths)
-        self._files = list(zip(paths, self.times, strict=True))
+        self._files, self._is_outdated = list(zip(paths, self.times, strict=True)), is_outdated
         self.stem = f'{name}-{text_hash(json.dumps(self.images), digits=8)}'
         self.array_file = self.folder / f'{self.stem}.npy'
         self.manifest_file = self.folder / f'{self.stem}.json'
@@ -83,7 +84,10 @@ class FeatureCache:
 
     def _is_unchanged(self, row, content):
         """Is the image what it was? content: its time and checksum then, None where not noted."""
-        time_then, checksum_then = content or (self.times[row], None)
+        if content is None:
+            path, _ = self._files[row]
+            return not self._is_outdated(path)
+        time_then, checksum_then = content
         if time_then == self.times[row]:
             if checksum_then is not None:
                 _checksums[self._files[row]] = checksum_then

@@ -30,6 +30,8 @@ from captioning.devices import fast_dtype, is_cpu
 from captioning.encoding import BATCH_SIZE, FrozenBackbone, photo_batches
 from captioning.feature_cache import FeatureCache
 from captioning.files import text_hash
+from captioning.photos import is_reduced
+from captioning.transforms import least_decoded
 
 # Features of changed photos were kept before augmentations.py was part of the key: with this text
 # of it they are still valid.
@@ -62,9 +64,12 @@ def cached_features(encoder, paths, folder, name, batch_size=BATCH_SIZE, view=0)
     """
     paths, dtype = [Path(path) for path in paths], fast_dtype(next(encoder.parameters()).device)
 
+    def is_outdated(path):    # once, large photos were encoded from all of their pixels
+        return is_reduced(path, least_decoded(encoder.transform['size']))
+
     def cache_of(backbone):
         key = _key(backbone, encoder.transform, dtype, view)
-        return FeatureCache(Path(folder) / f'features-{key}', name, paths)
+        return FeatureCache(Path(folder) / f'features-{key}', name, paths, is_outdated)
 
     _check_forward(encoder)
     cache = cache_of(encoder.backbone)

@@ -67,6 +67,15 @@ def load_image(path, least=None):
                       'Replace or remove it.') from None
 
 
+def is_reduced(path, least):
+    """Does `load_image` decode this photo at less than its size?"""
+    with contextlib.suppress(Exception), Image.open(path, formats=PHOTO_FORMATS) as image:
+        size = image.size
+        image.draft(image.mode, (least, least))
+        return image.size != size
+    return False    # it cannot be read
+
+
 def is_heic(path):
     """Is a file a photo as iPhones write it, whatever its name?"""
     with open(path, 'rb') as file:

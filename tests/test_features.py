@@ -1,6 +1,7 @@
 """Features of photos: what the encoder gives for each, in its views, and the key of their cache."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,26 @@ def test_kept_features_of_views_are_used_only_where_today_makes_the_same_views(e
     assert allowed == same_views, (
         f'set FIRST_AUGMENTATIONS = {text_hash(text)!r}: the views are those of before'
         if same_views else 'give FIRST_AUGMENTATIONS its value of before: the views are others')
+
+
+# ---- Caches of before ----
+
+def test_of_features_that_were_kept_before_only_those_of_large_photos_are_computed_again(
+        encoder, paths, tmp_path, encoded):
+    """Once a large JPEG was decoded in full, and manifests had no times."""
+    large = tmp_path / 'images' / 'large.jpg'
+    Image.linear_gradient('L').resize((1000, 1000)).convert('RGB').save(large)
+    before = np.array(features_of(encoder, [*paths[:3], large], tmp_path)[0])
+    manifest, = tmp_path.rglob('train2014-*.json')
+    content = json.loads(manifest.read_text())
+    del content['contents']
+    manifest.write_text(json.dumps(content))
+    encoded()
+    after, _ = features_of(encoder, [*paths[:3], large], tmp_path)
+    assert sum(encoded()) == 3 + 1    # three probes, and the large one
+    assert np.array_equal(before, after)
+    features_of(encoder, [*paths[:3], large], tmp_path)
+    assert sum(encoded()) == 1    # the probe of the key
 
 
 # ---- Pooled features from those of places ----
