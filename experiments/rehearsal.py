@@ -57,7 +57,7 @@ class Meter(threading.Thread):
 
     def __init__(self, pid):
         super().__init__(daemon=True)
-        self.pid, self.peak, self.written = pid, 0, {}
+        self.pid, self.peak, self.written = pid, 0, 0
         self.start()
 
     def run(self):
@@ -65,21 +65,25 @@ class Meter(threading.Thread):
             with contextlib.suppress(psutil.Error, OSError):
                 root = psutil.Process(self.pid)
                 processes = [root, *root.children(recursive=True)]
-                self.peak = max(self.peak, sum(map(self._look_at, processes)))
+                memory, written = zip(*map(memory_and_written, processes), strict=True)
+                self.peak = max(self.peak, sum(memory))
+                # What a process wrote is counted as its parent's when it has ended.
+                self.written = max(self.written, sum(written))
             time.sleep(SAMPLE_SECONDS)
-
-    def _look_at(self, process):
-        with contextlib.suppress(psutil.Error, OSError):
-            self.written[process.pid] = process.io_counters().write_bytes
-            status = Path(f'/proc/{process.pid}/status').read_text('utf-8')
-            kilobytes = re.findall(r'(?:RssAnon|RssShmem):\s+(\d+)', status)
-            return 1024 * sum(map(int, kilobytes))
-        return 0    # it has just ended
 
     def take(self):
         """Peak memory since it was last asked, and bytes written since the start."""
         peak, self.peak = self.peak, 0
-        return peak, sum(self.written.values())
+        return peak, self.written
+
+
+def memory_and_written(process):
+    """Bytes of a process now, without mapped files, and bytes that it has written to disk."""
+    with contextlib.suppress(psutil.Error, OSError):
+        status = Path(f'/proc/{process.pid}/status').read_text('utf-8')
+        kilobytes = re.findall(r'(?:RssAnon|RssShmem):\s+(\d+)', status)
+        return 1024 * sum(map(int, kilobytes)), process.io_counters().write_bytes
+    return 0, 0    # it has just ended
 
 
 def measure(name, command, folder, environment):
