@@ -10,6 +10,7 @@ Axes: B batch, C channels, P places, S side of an image in pixels.
 import contextlib
 import copy
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -108,7 +109,18 @@ def difference(features, expected):
 
 # ---- The photos ----
 
-class Photos(Dataset):
+class PhotoDataset(Dataset):
+    """Reads the photos of a batch by as many threads as PyTorch computes in.
+
+    On a CPU these would wait meanwhile: a large photo takes as long to decode as to encode.
+    """
+
+    def __getitems__(self, rows):
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            return list(threads.map(self.__getitem__, rows))
+
+
+class Photos(PhotoDataset):
     """Photos as they are, or in one of their views.
 
     Item: row -> (row, pixels (3, S, S) uint8 or None, message of an error or None).
@@ -126,11 +138,13 @@ class Photos(Dataset):
             image = load_image(self.paths[row], self.least)
         except OSError as error:
             return row, None, str(error)
+        if not self.view:    # nothing is random
+            return row, self.pixels(image), None
         seed = [self.view, zlib.crc32(Path(self.paths[row]).name.encode())]
         return row, seeded(seed, self.pixels, image), None
 
 
-class AugmentedPhotos(Dataset):
+class AugmentedPhotos(PhotoDataset):
     """Photos flipped and cropped at random, for fine-tuning. Items are those of Photos.
 
     What is random follows from `seed`, a list of ints, and the row. OSError names a photo that

@@ -7,12 +7,15 @@ Where many photos are read, the same is done in two parts: the bytes of each, th
 all at once on the device.
 """
 
+import threading
+
 import numpy as np
 import torch
 from torchvision import transforms
 
 from captioning.augmentations import AUGMENTATIONS
 
+_one_generator = threading.Lock()
 ANY_AUGMENTATION = len(AUGMENTATIONS)    # the view that the last of them makes
 
 
@@ -57,8 +60,8 @@ def _changes(size, view, crop):
 
 
 def seeded(seed, transform, image):
-    """Apply a random transform reproducibly. seed: a list of ints."""
+    """Apply a random transform reproducibly, also in threads. seed: a list of ints."""
     torch_seed = int(np.random.default_rng(seed).integers(2 ** 62))
-    with torch.random.fork_rng(devices=[]):
+    with _one_generator, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(torch_seed)
         return transform(image)
