@@ -1,6 +1,7 @@
-"""Write a checkpoint in half the size, to keep or to give away.
+"""Write a checkpoint in half the size, to keep or to give away, or as ONNX.
 
     python -m scripts.checkpoint runs/NAME/best.pt --output mine/NAME.pt
+    python -m scripts.checkpoint runs/NAME/best.pt --onnx mine/NAME     # runs without PyTorch
 
 Loading is in captioning/captioner.py; `load_captioner` can be imported from here too, as notebooks
 of before do.
@@ -10,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from captioning.captioner import export, load_captioner
+from captioning.onnx_export import export_onnx
 from scripts import run_main
 
 __all__ = ['load_captioner', 'main']
@@ -17,14 +19,24 @@ __all__ = ['load_captioner', 'main']
 
 def main():
     parser = argparse.ArgumentParser(
-        description='Write a checkpoint in half the size, and the model.py of its run.')
+        description='Write a checkpoint in half the size, and the model.py of its run; or as ONNX.')
     parser.add_argument('checkpoint', help='such as runs/NAME/best.pt')
-    parser.add_argument('--output', required=True,
-                        help='file to write; model.py is written beside it')
+    parser.add_argument('--output', help='file to write; model.py is written beside it')
+    parser.add_argument('--onnx', metavar='FOLDER', help='write the model there as ONNX, with '
+                        'caption.py, which captions photos by it without PyTorch (docs/onnx.md)')
+    parser.add_argument('--model-file', help='for --onnx: the model.py of the run, where the one '
+                        'here was edited; it is run')
     args = parser.parse_args()
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    export(args.checkpoint, args.output)
-    print(f'{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB')
+    if not (args.output or args.onnx):
+        parser.error('--output FILE or --onnx FOLDER: where is it to be written?')
+    if args.output:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        export(args.checkpoint, args.output)
+        print(f'{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB')
+    if args.onnx:
+        captioner = load_captioner(args.checkpoint, 'cpu', args.model_file, names=False)
+        export_onnx(captioner, args.onnx)
+        print(f'{args.onnx}: python {Path(args.onnx) / "caption.py"} photo.jpg')
 
 
 if __name__ == '__main__':
