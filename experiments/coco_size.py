@@ -1,7 +1,7 @@
 """A folder with COCO 2014's numbers and names, made from a few hundred photos by hard links.
 
     python -m experiments.coco_size data/coco-size
-    python -m experiments.coco_size data/coco-part --share 0.01
+    python -m experiments.coco_size data/coco-part --share 0.002
 
 82,783, 40,504 and 40,775 images, 414,113 and 202,654 captions, ids and file names as COCO has them;
 captions of COCO's lengths, and words as frequent as COCO's, but without meaning: what is rehearsed

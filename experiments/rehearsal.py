@@ -2,7 +2,7 @@
 
     python -m experiments.coco_size data/coco-size
     python -m experiments.rehearsal data/coco-size --output rehearsal.tsv
-    python -m experiments.coco_size data/coco-part --share 0.01
+    python -m experiments.coco_size data/coco-part --share 0.002
     python -m experiments.rehearsal data/coco-part --recipe
 
 They run in a copy of the repository whose model is small (MobileNet, an LSTM of 64), since what is
