@@ -20,7 +20,8 @@ from scripts import benchmark
 
 # A part that starts a process of its own, as some do.
 BENCHMARK = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)    # jobs in the background ignore it
 from captioning.benchmark.measure import in_own_process
 from part import wait
 from scripts import run_main

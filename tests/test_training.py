@@ -12,7 +12,7 @@ import torch
 from training_helpers import open_run, train, val_paths, weights
 
 import model
-from captioning import encoding
+from captioning import encoding, files
 from captioning.caption_data import CaptionData, find_data
 from captioning.captioner import load_captioner
 from captioning.captions import Captions
@@ -92,7 +92,8 @@ def test_a_folder_without_a_readable_image_says_so(settings, dataset):
         open_run(settings())
 
 
-def test_two_models_are_trained_on_one_look_at_the_images(settings, monkeypatch):
+def test_two_models_are_trained_on_one_look_at_the_images(settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(files, 'CACHE', tmp_path / 'cache')    # other tests fill the usual one
     opened, load_image = [], encoding.load_image
     monkeypatch.setattr(encoding, 'load_image',
                         lambda *photo: opened.append(photo[0].name) or load_image(*photo))
