@@ -127,11 +127,11 @@ def without_pool(backbone, size):
 
     size: of the images that it takes, in pixels.
     """
-    *stages, (name, _) = backbone.named_children()
     grid = nn.Sequential(nn.Flatten(2), Permute([0, 2, 1]))
-    places = nn.Sequential(OrderedDict([*stages, (name, grid)])).eval()
     probe = _probe_image(size).to(next(backbone.parameters()).device)
     with contextlib.suppress(Exception):    # an edited one may be anything
+        *stages, (name, _) = backbone.named_children()
+        places = nn.Sequential(OrderedDict([*stages, (name, grid)])).eval()
         if _alike(places(probe).mean(dim=1), backbone(probe)):
             return places
     return None
