@@ -78,9 +78,10 @@ def is_reduced(path, least):
 
 def is_heic(path):
     """Is a file a photo as iPhones write it, whatever its name?"""
-    with open(path, 'rb') as file:
+    with contextlib.suppress(OSError), open(path, 'rb') as file:
         start = file.read(12)
-    return start[4:8] == b'ftyp' and start[8:] in HEIC_BRANDS
+        return start[4:8] == b'ftyp' and start[8:] in HEIC_BRANDS
+    return False    # it cannot be opened
 
 
 def photos_in(folder):

@@ -9,7 +9,7 @@ from conftest import REPOSITORY
 from PIL import Image, ImageOps
 
 from captioning.encoding import Photos
-from captioning.photos import PHOTO_SUFFIXES, find_photos, load_image
+from captioning.photos import PHOTO_SUFFIXES, find_photos, is_heic, load_image
 from captioning.transforms import make_pixels
 
 TRANSFORM = {'size': 224, 'mean': [0] * 3, 'std': [1] * 3}
@@ -101,6 +101,13 @@ def test_a_folder_of_an_iphone_is_not_empty(tmp_path):
         (tmp_path / name).touch()
     assert [path[-8:] for path in find_photos([str(tmp_path)])] == ['001.HEIC', '002.heif']
     assert {'.jpg', '.png', '.webp'} < {*PHOTO_SUFFIXES}
+
+
+def test_a_folder_in_the_place_of_a_photo_is_named(tmp_path):
+    (tmp_path / 'IMG_0001.HEIC').mkdir()
+    with pytest.raises(OSError, match='IMG_0001.HEIC cannot be read'):
+        load_image(tmp_path / 'IMG_0001.HEIC')
+    assert not is_heic(tmp_path / 'IMG_0001.HEIC')
 
 
 WITHOUT_THE_PACKAGE = '''
