@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
 
 from captioning.devices import computed_in, is_cpu, loading_workers, moved, pins_memory
+from captioning.onnx_network import OnnxNetwork
 from captioning.photos import load_image
 from captioning.transforms import (
     ANY_AUGMENTATION,
@@ -27,6 +28,7 @@ from captioning.transforms import (
     seeded,
 )
 
+MANY = 1000        # images for which it is worth some ten seconds to encode them faster
 BATCH_SIZE = 32    # photos; reading them takes longer than encoding them, with any batch size
 
 
@@ -35,14 +37,15 @@ BATCH_SIZE = 32    # photos; reading them takes longer than encoding them, with 
 class FrozenBackbone:
     """Encodes many batches with a backbone, or with stages of one, whose weights stay as they are.
 
-    On a CPU the backbone itself is computed, under autocast. Elsewhere walking through its modules
+    images: how many will be encoded. On a CPU the backbone itself is computed, under autocast; for
+    MANY images in float32 onnxruntime computes a copy. Elsewhere walking through its modules
     and casting its weights again at each batch would take as long as the work itself: the first
-    batch makes a copy with batch-norms folded into convolutions and weights in `dtype`. The copy
+    batch makes a copy with batch-norms folded into convolutions and weights in `dtype`. A copy
     does not follow a change of the weights.
     """
 
-    def __init__(self, backbone, dtype):
-        self.backbone, self.dtype = backbone, dtype
+    def __init__(self, backbone, dtype, images=1):
+        self.backbone, self.dtype, self.images = backbone, dtype, images
         self._compute = None
 
     @torch.no_grad()
@@ -53,8 +56,8 @@ class FrozenBackbone:
         """
         images = images.to(memory_format=torch.channels_last)
         if self._compute is None:
-            on_cpu = is_cpu(images.device)
-            self._compute = self._under_autocast if on_cpu else self._prepared(images[:1])
+            prepare = self._on_cpu if is_cpu(images.device) else self._prepared
+            self._compute = prepare(images[:1])
         features = self._compute(images).float()
         overflows = self.dtype == torch.float16 and not features.isfinite().all()
         return self.backbone(images).float() if overflows else features
@@ -63,6 +66,15 @@ class FrozenBackbone:
         backbone = self.backbone.to(memory_format=torch.channels_last)
         with computed_in(self.dtype, images.device):
             return backbone(images)
+
+    def _on_cpu(self, image):
+        """As `_prepared`, on a CPU."""
+        if self.images >= MANY and self.dtype == torch.float32:
+            with contextlib.suppress(Exception):    # any code may be in a backbone
+                network = OnnxNetwork(self.backbone, image)
+                if difference(network(image), self.backbone(image)) < 0.05:
+                    return network
+        return self._under_autocast
 
     def _prepared(self, image):
         """The quickest way to compute features that is right for one image (1, 3, S, S).

@@ -87,7 +87,7 @@ def cached_features(encoder, paths, folder, name, batch_size=BATCH_SIZE, view=0)
 
 def _encode(cache, paths, encoder, dtype, view, batch_size):
     """Fill a cache with the encoder's features of photos -> what `cached_features` gives."""
-    frozen = FrozenBackbone(encoder.backbone, dtype)
+    frozen = FrozenBackbone(encoder.backbone, dtype, images=len(paths))
     device = next(encoder.parameters()).device
     probe = _probe_image(encoder.transform['size']).to(device)
     feature_shape = frozen.encode(probe).shape[1:]    # (C,) or (P, C)

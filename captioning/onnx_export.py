@@ -124,10 +124,10 @@ def export_parts(encoder, decoder, images):
     growing = [growing_axes(*pair) for pair in zip(state, later, strict=True)]
     axes = [{}, *growing]
     return {    # first what is most often edited
-        'step': _export(Step(decoder, changing), [words, *state], ['words', *names],
-                        ['logits', *changed], axes),
-        'start': _export(start, [features], ['features'], names),
-        'encoder': _export(encoder.backbone, [images], ['images'], ['features']),
+        'step': exported(Step(decoder, changing), [words, *state], ['words', *names],
+                         ['logits', *changed], axes),
+        'start': exported(start, [features], ['features'], names),
+        'encoder': exported(encoder.backbone, [images], ['images'], ['features']),
     }
 
 
@@ -142,7 +142,7 @@ def growing_axes(part, later):
     return {axis: 'words' for axis, size in enumerate(part.shape) if later.shape[axis] != size}
 
 
-def _export(network, inputs, names, output_names, axes=None):
+def exported(network, inputs, names, output_names, axes=None):
     """A network as ONNX, whose batch may have any size -> bytes.
 
     axes: for each input {axis: name} of others that may have any size.

@@ -1,6 +1,7 @@
-"""Encoding: photos handed over as bytes, and the copy of the backbone that a GPU computes."""
+"""Encoding: photos handed over as bytes, and the copies of the backbone that are quicker."""
 
 import copy
+import sys
 import zlib
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from conftest import draw_square
 from torch import nn
 
+from captioning import encoding
 from captioning.augmentations import AUGMENTATIONS
 from captioning.benchmark.made_up import made_up_vocabulary
 from captioning.captioner import Captioner
@@ -21,6 +23,7 @@ from captioning.encoding import (
     load_batches,
     photo_batches,
 )
+from captioning.onnx_network import OnnxNetwork
 from captioning.photos import load_image
 from captioning.transforms import ANY_AUGMENTATION, make_transform, seeded
 from model import DecoderRNN, EncoderCNN
@@ -96,7 +99,7 @@ def test_photos_read_by_other_processes_are_the_same(encoder, paths, monkeypatch
         assert rows == expected_rows and torch.equal(images, expected)
 
 
-# ---- The copy that a GPU computes ----
+# ---- The copies that are quicker ----
 
 def test_batch_norms_are_folded_and_the_backbone_stays_as_it_was(backbone, images):
     before, keys = weights_hash(backbone), list(backbone.state_dict())
@@ -140,6 +143,44 @@ def test_a_copy_that_gives_other_features_is_not_used(backbone, images, dtype):
     backbone.forward = lambda images: 2 * forward(images)    # tracing does not see it
     features = computed(prepared(backbone, dtype, images), images)
     assert difference(features, computed(backbone, images)) < 0.1
+
+
+@pytest.fixture
+def few_are_many(monkeypatch):
+    monkeypatch.setattr(encoding, 'MANY', 3)
+
+
+@pytest.mark.usefixtures('few_are_many')
+def test_many_images_are_encoded_by_onnxruntime(backbone, images):
+    few, many = (FrozenBackbone(backbone, torch.float32, count) for count in (2, 3))
+    expected = few.encode(images)
+    assert torch.allclose(many.encode(images), expected, rtol=1e-4,
+                          atol=1e-5 * expected.abs().max())
+    assert isinstance(many._compute, OnnxNetwork) and not isinstance(few._compute, OnnxNetwork)
+    assert many.encode(images[:1]).shape == expected[:1].shape
+
+
+@pytest.mark.usefixtures('few_are_many')
+def test_onnxruntime_is_left_where_it_is_slower_or_cannot_be(backbone, images, monkeypatch):
+    slower = FrozenBackbone(backbone, torch.bfloat16, 3)
+    slower.encode(images)
+    assert slower._compute == slower._under_autocast
+    backbone.append(Untraceable())
+    unreadable = FrozenBackbone(backbone, torch.float32, 3)
+    expected = FrozenBackbone(backbone, torch.float32).encode(images)
+    assert torch.equal(unreadable.encode(images), expected)
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    missing = FrozenBackbone(backbone[:-1], torch.float32, 3)
+    assert torch.equal(missing.encode(images), expected.abs())
+
+
+@pytest.mark.usefixtures('few_are_many')
+def test_a_copy_by_onnxruntime_that_gives_other_features_is_not_used(backbone, images):
+    forward = backbone.forward
+    backbone.forward = lambda images: forward(images) * (1 + (images.shape[0] == 1))
+    frozen = FrozenBackbone(backbone, torch.float32, 3)
+    frozen.encode(images)
+    assert frozen._compute == frozen._under_autocast
 
 
 def test_batch_norms_that_are_left_keep_their_variances():

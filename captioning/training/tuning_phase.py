@@ -18,21 +18,21 @@ class TuningPhase(Phase):
     def __init__(self, settings, model, train, val, reader=None):
         backbone = model.encoder.backbone
         first = model.first_tuned_stage()
-        self.frozen, tuned = backbone[:first], backbone[first:]
+        frozen, tuned = backbone[:first], backbone[first:]
         tuned.requires_grad_(True)
         super().__init__(settings, model, train, val, ImageItems(train, settings.tune_batch_size),
                          rate=settings.tune_head_rate, tuned=tuned,
                          tuned_rate=settings.tune_learning_rate)
+        self.frozen = FrozenBackbone(frozen, fast_dtype(self.device), images=len(train.rows))
 
     def inputs(self, batches):
         transform = self.model.encoder.transform
-        frozen = FrozenBackbone(self.frozen, fast_dtype(self.device))
         photos = AugmentedPhotos(self.train.paths, transform, self.settings.tune_crop,
                                  [self.settings.seed, self.sampler.epoch])
         batch_size = self.settings.tune_batch_size
         loaded = load_batches(photos, batches, batch_size, transform, self.device)
         for _, images, _ in loaded:
-            yield frozen.encode(images)
+            yield self.frozen.encode(images)
 
     def update_validation(self):
         """Features of the validation images as the encoder gives them now; 0 of unreadable ones."""
