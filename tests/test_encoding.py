@@ -150,9 +150,17 @@ def few_are_many(monkeypatch):
     monkeypatch.setattr(encoding, 'MANY', 3)
 
 
+@pytest.fixture
+def small_backbone():
+    norm = nn.BatchNorm2d(4)
+    nn.init.uniform_(norm.running_var, 0.3, 3)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten()).eval()
+
+
 @pytest.mark.usefixtures('few_are_many')
-def test_many_images_are_encoded_by_onnxruntime(backbone, images):
-    few, many = (FrozenBackbone(backbone, torch.float32, count) for count in (2, 3))
+def test_many_images_are_encoded_by_onnxruntime(small_backbone, images):
+    few, many = (FrozenBackbone(small_backbone, torch.float32, count) for count in (2, 3))
     expected = few.encode(images)
     assert torch.allclose(many.encode(images), expected, rtol=1e-4,
                           atol=1e-5 * expected.abs().max())
@@ -161,24 +169,24 @@ def test_many_images_are_encoded_by_onnxruntime(backbone, images):
 
 
 @pytest.mark.usefixtures('few_are_many')
-def test_onnxruntime_is_left_where_it_is_slower_or_cannot_be(backbone, images, monkeypatch):
-    slower = FrozenBackbone(backbone, torch.bfloat16, 3)
+def test_onnxruntime_is_left_where_it_is_slower_or_cannot_be(small_backbone, images, monkeypatch):
+    slower = FrozenBackbone(small_backbone, torch.bfloat16, 3)
     slower.encode(images)
     assert slower._compute == slower._under_autocast
-    backbone.append(Untraceable())
-    unreadable = FrozenBackbone(backbone, torch.float32, 3)
-    expected = FrozenBackbone(backbone, torch.float32).encode(images)
+    small_backbone.append(Untraceable())
+    unreadable = FrozenBackbone(small_backbone, torch.float32, 3)
+    expected = FrozenBackbone(small_backbone, torch.float32).encode(images)
     assert torch.equal(unreadable.encode(images), expected)
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    missing = FrozenBackbone(backbone[:-1], torch.float32, 3)
+    missing = FrozenBackbone(small_backbone[:-1], torch.float32, 3)
     assert torch.equal(missing.encode(images), expected.abs())
 
 
 @pytest.mark.usefixtures('few_are_many')
-def test_a_copy_by_onnxruntime_that_gives_other_features_is_not_used(backbone, images):
-    forward = backbone.forward
-    backbone.forward = lambda images: forward(images) * (1 + (images.shape[0] == 1))
-    frozen = FrozenBackbone(backbone, torch.float32, 3)
+def test_a_copy_by_onnxruntime_that_gives_other_features_is_not_used(small_backbone, images):
+    forward = small_backbone.forward
+    small_backbone.forward = lambda images: forward(images) * (1 + (images.shape[0] == 1))
+    frozen = FrozenBackbone(small_backbone, torch.float32, 3)
     frozen.encode(images)
     assert frozen._compute == frozen._under_autocast
 
