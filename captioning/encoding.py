@@ -28,7 +28,7 @@ from captioning.transforms import (
     seeded,
 )
 
-MANY = 1000        # images for which it is worth some ten seconds to encode them faster
+MANY = 400         # images for which it is worth some ten seconds to encode them faster
 BATCH_SIZE = 32    # photos; reading them takes longer than encoding them, with any batch size
 
 
