@@ -33,6 +33,7 @@ class EncoderCNN(nn.Module):
     weights: of the CNN: a file with a state dict, a torchvision weights name such as IMAGENET1K_V2,
         or None for random ones
     grid: a vector for each place of the image instead of one for the image
+    image_size: side of the images in pixels; 0: that of the images that the CNN was trained on
 
     `backbone` stays in eval mode under .train(), so that its batch-norm statistics do not drift.
     `embed`, the head, ends with a batch-norm: pooled features are all positive and much alike, and
@@ -41,9 +42,13 @@ class EncoderCNN(nn.Module):
     cannot be had.
     """
 
-    def __init__(self, embed_size, backbone='resnet50', weights=DEFAULT_WEIGHTS, grid=False):
+    def __init__(self, embed_size, backbone='resnet50', weights=DEFAULT_WEIGHTS, grid=False,
+                 image_size=0):
         super().__init__()
+        if image_size and not 32 <= image_size <= 2048:
+            raise ValueError(f'image_size={image_size}: expected 0, or from 32 to 2048 pixels.')
         self.backbone, feature_size, self.transform = load_backbone(backbone, weights, grid)
+        self.transform['size'] = image_size or self.transform['size']
         self.backbone.requires_grad_(False)
         self.embed = nn.Sequential(
             nn.Linear(feature_size, embed_size, bias=False), BatchNorm(embed_size))

@@ -60,6 +60,15 @@ def loss_of(decoder, features, captions):
 
 # ---- Encoder ----
 
+def test_images_may_be_larger_than_those_that_the_cnn_was_trained_on():
+    encoder = EncoderCNN(6, 'resnet18', None, grid=True, image_size=96)
+    assert encoder.transform['size'] == 96
+    assert encoder(torch.randn(2, 3, 96, 96)).shape == (2, 9, 6)
+    for size in (-1, 31, 2049):
+        with pytest.raises(ValueError, match=f'image_size={size}: expected 0, or from 32 to 2048'):
+            EncoderCNN(6, 'resnet18', None, image_size=size)
+
+
 @pytest.mark.parametrize(('name', 'size', 'channels', 'places', 'mean'), [
     ('resnet50', 224, 2048, 49, 0.485), ('resnet152', 224, 2048, 49, 0.485),
     ('vgg16', 224, 512, 49, 0.485), ('inception_v3', 299, 2048, 64, 0.5),
