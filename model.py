@@ -38,8 +38,7 @@ class EncoderCNN(nn.Module):
     `backbone` stays in eval mode under .train(), so that its batch-norm statistics do not drift.
     `embed`, the head, ends with a batch-norm: pooled features are all positive and much alike, and
     what tells images apart is how they differ from their mean. `transform` says which images the
-    CNN takes: size, mean, std. Raises ValueError or OSError that says what to do when the weights
-    cannot be had.
+    CNN takes: size, mean, std. ValueError or OSError says what to do where weights cannot be had.
     """
 
     def __init__(self, embed_size, backbone='resnet50', weights=DEFAULT_WEIGHTS, grid=False,
@@ -304,19 +303,17 @@ def load_backbone(name, weights, grid=False):
     of the images that it was trained on. weights: as EncoderCNN takes them.
     """
     if name not in torchvision.models.list_models(torchvision.models):
-        raise ValueError(
-            f"backbone='{name}': expected a torchvision classifier, such as 'resnet50', "
-            "'resnet152', 'vgg16', 'inception_v3' or 'convnext_tiny'.")
+        raise ValueError(f"backbone='{name}': expected a torchvision classifier, such as "
+                         "'resnet50', 'resnet152', 'vgg16' or 'convnext_tiny'.")
     is_file = weights is not None and Path(weights).is_file()
     network = _network(name, None if is_file or weights is None else str(weights))
     if is_file:
         _read_weights(network, name, weights)
     stages, transform = _stages(network), _transform(name, weights)
     channels = _channels(stages, name, transform['size'])
-    if grid:
-        stages.append(nn.Sequential(nn.Flatten(2), torchvision.ops.Permute([0, 2, 1])))
-    else:
-        stages.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    pool = nn.AdaptiveAvgPool2d(1), nn.Flatten()                                # -> (B, C)
+    places = nn.Flatten(2), torchvision.ops.Permute([0, 2, 1])                  # -> (B, h * w, C)
+    stages.append(nn.Sequential(*(places if grid else pool)))
     return stages, channels, transform
 
 
