@@ -87,8 +87,8 @@ def test_the_defaults_are_those_that_experiments_of_before_had():
 
 def test_each_argument_of_the_model_is_described():
     arguments = model_arguments(model)
-    assert list(arguments) == ['embed_size', 'backbone', 'weights', 'hidden_size', 'num_layers',
-                               'dropout', 'image', 'tied']
+    assert list(arguments) == ['embed_size', 'backbone', 'weights', 'image_size', 'hidden_size',
+                               'num_layers', 'dropout', 'image', 'tied']
     assert all(argument.help for argument in arguments.values())
 
 
