@@ -19,14 +19,13 @@ import math
 import numpy as np
 import torch
 
+from captioning.beam_search import length_normalized
+from captioning.cider import LONGEST_NGRAM, SCALE
 from captioning.recognition.linear import roots
 
-LONGEST_NGRAM = 4       # words; this and SCALE are CIDEr's (captioning/cider.py)
-SCALE = 10
 LEAST_IMAGES = 8        # of which the captions have an n-gram that is foretold
 ROUNDS = 8              # of k-means
 WEIGHT = 2.0            # of the expected CIDEr beside the log-probability
-LENGTH_POWER = 0.7      # as beam search divides log-probabilities
 
 
 class Consensus:
@@ -72,13 +71,13 @@ class Consensus:
         """Which of its candidates has the highest sum for each image -> list of their numbers.
 
         features, candidates: as in `expected_cider`. log_probs: of each candidate those of its
-        words and of the end. The sum is that of the log-probability, which is divided by a power of
-        the length, and `weight` times the expected CIDEr.
+        words and of the end. The sum is that of the log-probability, normalized by the length as in
+        beam search, and `weight` times the expected CIDEr.
         """
         numbers = []
         for expected, of_image in zip(self.expected_cider(features, candidates), log_probs,
                                       strict=True):
-            likely = np.array([sum(each) / len(each) ** LENGTH_POWER for each in of_image])
+            likely = np.array([length_normalized(sum(each), len(each)) for each in of_image])
             numbers.append(int(np.argmax(likely + weight * expected)))
         return numbers
 
