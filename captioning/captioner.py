@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from captioning import files
+from captioning.beam_search import length_normalized
 from captioning.checkpoint import (
     check_weights,
     load_weights,
@@ -24,6 +25,7 @@ from captioning.checkpoint import (
     tuned_stages,
     weights_hash,
 )
+from captioning.consensus import Consensus
 from captioning.decoding import beams, greedy
 from captioning.devices import (
     computed_in,
@@ -38,12 +40,13 @@ from captioning.encoding import FrozenBackbone
 from captioning.model_files import build_encoder, load_model_file, recorded_sources
 from captioning.naming import Description, Naming, Seen
 from captioning.photos import as_seen, load_image
-from captioning.recognition import recognizer_for
+from captioning.recognition import SharedEncoder, recognizer_for
 from captioning.transforms import least_decoded, make_transform
 from vocabulary import Vocabulary
 
 SHIPPED = files.ROOT / 'models' / 'flickr8k_best.pt'
 ONE_PER_IMAGE = ('seeds', 'required', 'probabilities')
+CONSENSUS = 'consensus.pt'    # beside a checkpoint
 
 
 class Captioner:
@@ -54,7 +57,8 @@ class Captioner:
 
     Of the CNN before any tuning, for recognizers: `.backbone_hash`, of its weights, None if not
     known; `.untuned`, {name: stage} of the stages that were tuned since, as they were. `.naming`: a
-    Naming, where captions are to name what a recognizer sees, or None.
+    Naming, where captions are to name what a recognizer sees, or None. `.consensus`: a Consensus,
+    which helps to choose among the captions of a beam, or None.
     """
 
     def __init__(self, encoder, decoder, vocab, transform, device, backbone_hash=None, untuned=()):
@@ -66,7 +70,8 @@ class Captioner:
         self._frozen = FrozenBackbone(self.encoder.backbone, self.dtype)
         self.backbone_hash = backbone_hash
         self.untuned = {name: stage.to(device).eval() for name, stage in dict(untuned).items()}
-        self.naming = None
+        self.naming, self.consensus = None, None
+        self._shared_encoder = SharedEncoder(self)
 
     # ---- From images to features ----
 
@@ -98,7 +103,11 @@ class Captioner:
 
     def see(self, images):
         """Images (N, 3, S, S) on the device -> Seen, which `describe` takes."""
-        return self.naming.see(images) if self.naming else Seen(self.encode(images))
+        if self.naming is None and self.consensus is None:
+            return Seen(self.encode(images))
+        features, pooled = self._shared_encoder.encode(images)
+        recognizer = self.naming and self.naming.recognizer
+        return Seen(features, recognizer and recognizer.probabilities(pooled), pooled)
 
     # ---- From features to captions ----
 
@@ -129,7 +138,8 @@ class Captioner:
     def describe(self, seen, beam_size=1, max_len=20, count=1, rows=None):
         """Descriptions of Seen images, or of these rows -> for each a list of 1 to `count`.
 
-        The best comes first; a beam of 1 is greedy.
+        The best comes first; a beam of 1 is greedy. Each caption has the log-probabilities that the
+        decoder gives it, whatever helped to choose it.
         """
         beam_size = max(beam_size, count)
         if self.naming and seen.probabilities is not None:
@@ -138,13 +148,36 @@ class Captioner:
             lists = [[one] for one in self.decode(seen.features, greedy, rows, max_len=max_len)]
         else:
             lists = self.decode(seen.features, beams, rows, beam_size=beam_size, max_len=max_len)
-        return [[Description(self.vocab.decode(one.ids), one) for one in captions[:count]]
-                for captions in lists]
+        lists = [[Description(self.vocab.decode(one.ids), one) for one in captions]
+                 for captions in lists]
+        supports = self.support(seen, [[one.text for one in each] for each in lists], rows)
+        return [self._best_first(*of_image)[:count]
+                for of_image in zip(lists, supports, strict=True)]
+
+    def support(self, seen, texts, rows=None):
+        """What the consensus adds to the scores of captions -> for each image an array.
+
+        texts: for each of the Seen images, or of these rows, a list of captions.
+        """
+        if self.consensus is None or seen.pooled is None:
+            return [np.zeros(len(captions)) for captions in texts]
+        pooled = seen.pooled if rows is None else seen.pooled[rows]
+        return self.consensus.support(pooled, texts)
+
+    def _best_first(self, descriptions, support):
+        """Descriptions of an image, sorted: the ended ones first, these by their scores."""
+        def key(number):
+            ids, log_probs = descriptions[number].caption
+            likely = length_normalized(sum(log_probs), len(log_probs))
+            return ids[-1] == self.decoder.end_id, likely + support[number]
+
+        return [descriptions[number]
+                for number in sorted(range(len(descriptions)), key=key, reverse=True)]
 
     def caption_features(self, features, max_len=20, beam_size=1, rows=None):
         """Captions, a list of str, of features (N, ...), or of these rows; a beam of 1 is greedy.
 
-        Nothing is named: for that `describe` takes what `see` gives.
+        Nothing is named, and no consensus asked: for that `describe` takes what `see` gives.
         """
         return _texts(self.describe(Seen(features), beam_size, max_len, rows=rows))
 
@@ -161,12 +194,14 @@ def _texts(lists):
 
 # ---- Loading ----
 
-def load_captioner(path=SHIPPED, device=None, model_file=None, names=None):
+def load_captioner(path=SHIPPED, device=None, model_file=None, names=None, consensus=None):
     """Rebuild the captioner in a checkpoint.
 
     path: default: the best that ships. device: default: the first that works. model_file: take the
     classes of that file (it is run) instead of model.py; the shipped checkpoints come with theirs.
-    names: name what ImageNet's classifier sees; default: the shipped checkpoints do.
+    names: name what ImageNet's classifier sees; default: the shipped checkpoints do. consensus:
+    choose among the captions of a beam by what people would say, as the file consensus.pt beside
+    the checkpoint knows it; default: where that file is.
     Needs that file and the encoder weights that it names. FileNotFoundError and ValueError say what
     differs.
     """
@@ -188,6 +223,9 @@ def load_captioner(path=SHIPPED, device=None, model_file=None, names=None):
                           state['encoder']['backbone_hash'], untuned)
     if ships if names is None else names:
         name_things(captioner)
+    file = Path(path).with_name(CONSENSUS)
+    if file.exists() if consensus is None else consensus:
+        ask_consensus(captioner, file)
     return captioner
 
 
@@ -197,6 +235,19 @@ def name_things(captioner):
     if recognizer is None:
         raise ValueError(reason)
     captioner.naming = Naming(captioner, recognizer)
+
+
+def ask_consensus(captioner, path):
+    """Let a captioner choose by the Consensus in a file. FileNotFoundError and ValueError tell why
+    it cannot.
+    """
+    consensus = Consensus.load(path)
+    if consensus.backbone_hash != captioner.backbone_hash:
+        raise ValueError(
+            f'{files.repository_path(path)} belongs to an encoder that started from '
+            f'{consensus.backbone_hash}, this captioner from {captioner.backbone_hash}. Make it '
+            'again: python -m scripts.consensus')
+    captioner.consensus = consensus
 
 
 def _build(state, path, classes):

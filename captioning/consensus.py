@@ -1,8 +1,10 @@
 """What people would say of an image, foretold from its features; it chooses among captions.
 
-    consensus = Consensus(features, captions)           # of training images; takes a minute
-    expected = consensus.expected_cider(features, candidates)
-    consensus.chosen(features, candidates, log_probs)   # of each image the best one
+    consensus = consensus_for(captioner, data)          # of the training images; takes a minute
+    consensus.expected_cider(features, candidates)      # of each caption of each image
+    consensus.support(features, texts)                  # the same, weighed for beam search
+    consensus.save('consensus.pt')
+    consensus = Consensus.load('consensus.pt')
 
 A caption scores high in CIDEr if it has the n-grams of the captions that people wrote. Which these
 are can be foretold as a whole: for each n-gram its mean share in an image's captions, weighed as
@@ -10,7 +12,8 @@ CIDEr weighs it. Between that and a caption CIDEr itself is expected. Devlin et 
 Nearest Neighbor Approaches for Image Captioning) choose the caption that is most like those of the
 nearest images; here a kernel ridge regression takes the place of the neighbours.
 
-Axes: N images, C channels, M centres of the kernel, G n-grams.
+Axes: N images, C channels, D directions that are kept of them, M centres of the kernel, G n-grams,
+R directions that are kept of these.
 """
 
 import collections
@@ -19,38 +22,35 @@ import math
 import numpy as np
 import torch
 
-from captioning.beam_search import length_normalized
 from captioning.cider import LONGEST_NGRAM, SCALE
-from captioning.recognition.linear import roots
+from captioning.features import split_features
+from captioning.files import write_aside
+from captioning.recognition.linear import read_weights, roots
+from captioning.recognition.untuned import untuned_encoder
+from vocabulary import tokenize
 
-LEAST_IMAGES = 8        # of which the captions have an n-gram that is foretold
-ROUNDS = 8              # of k-means
-WEIGHT = 2.0            # of the expected CIDEr beside the log-probability
+CENTRES = 6000          # at most; the kernel has so many
+DIRECTIONS = 256        # that are kept of features, and of what is foretold
+DECAY = 0.3             # of the ridge regression
+NARROWNESS = 2.5        # squared width of the kernel: the median squared distance divided by it
+WEIGHT = 4.0            # of the expected CIDEr beside the log-probability
+LEAST_IMAGES = 8        # of which the captions have an n-gram that is foretold,
+LEAST_SHARE = 1 / 750   # and this share of them
+CHUNK = 2000            # images at a time
 
 
 class Consensus:
-    """Foretells the n-grams of people's captions from pooled features; made of training images.
+    """Foretells the n-grams of people's captions from pooled features.
 
-    features: (N, C), pooled. captions: of each image a list of captions, each a list of words.
-    centres: of the kernel, means of like images by k-means; at most N. decay: of the ridge
-    regression.
+    ngrams: NGrams. state: {name: tensor}, as fit_consensus makes it: 'mean' (C,) and 'directions'
+    (C, D) of the roots of features, 'centres' (M, D) and 'width' of the kernel, 'weight' (M, R),
+    'basis' (R, G), and 'usual' (G,), the mean of what is foretold. backbone_hash: of the CNN whose
+    features it reads, as its weights file has it. `.weight`: of the expected CIDEr in `support`.
     """
 
-    @torch.no_grad()
-    def __init__(self, features, captions, centres=1500, decay=0.1):
-        self.images = len(captions)
-        self.images_with = _images_with(captions)
-        self.column = {gram: column for column, gram in enumerate(self.images_with)}
-        inputs = roots(features)
-        self.mean, self.deviation = inputs.mean(dim=0), inputs.std(dim=0) + 1e-3
-        inputs = self._standardized(features)
-        self.centres = k_means(inputs, min(centres, len(inputs)))               # (M, C)
-        self.width = squared_distances(inputs, inputs[:1000]).median() / 1.5
-        kernel, shares = self._kernel(features), self._mean_vectors(captions)   # (N, M), (N, G)
-        self.kernel_mean, self.shares_mean = kernel.mean(dim=0), shares.mean(dim=0)
-        kernel, shares = kernel - self.kernel_mean, shares - self.shares_mean
-        ridge = kernel.T @ kernel + decay * torch.eye(len(self.centres))
-        self.weight = torch.linalg.solve(ridge, kernel.T @ shares)              # (M, G)
+    def __init__(self, ngrams, state, backbone_hash=None):
+        self.ngrams, self.state, self.backbone_hash = ngrams, state, backbone_hash
+        self.weight = WEIGHT
 
     @torch.no_grad()
     def expected_cider(self, features, candidates):
@@ -58,45 +58,80 @@ class Consensus:
 
         features: (N, C), pooled. candidates: for each image a list of captions, each of words.
         """
-        kernel = self._kernel(features) - self.kernel_mean
-        shares = kernel @ self.weight + self.shares_mean                        # (N, G)
+        foretold = self.foretold(features.cpu()).numpy()
         expected = []
-        for shares_of_image, captions in zip(shares.numpy(), candidates, strict=True):
-            vectors = [self._vector(words) for words in captions]
-            expected.append(np.array([SCALE * float(values @ shares_of_image[columns])
+        for shares, captions in zip(foretold, candidates, strict=True):
+            vectors = [self.ngrams.vector(words) for words in captions]
+            expected.append(np.array([SCALE * float(values @ shares[columns])
                                       for columns, values in vectors]))
         return expected
 
-    def chosen(self, features, candidates, log_probs, weight=WEIGHT):
-        """Which of its candidates has the highest sum for each image -> list of their numbers.
+    def support(self, features, texts):
+        """What speaks for captions beside their log-probability -> for each image an array.
 
-        features, candidates: as in `expected_cider`. log_probs: of each candidate those of its
-        words and of the end. The sum is that of the log-probability, normalized by the length as in
-        beam search, and `weight` times the expected CIDEr.
+        features: (N, C), pooled. texts: for each image a list of captions. It is `.weight` times
+        the expected CIDEr.
         """
-        numbers = []
-        for expected, of_image in zip(self.expected_cider(features, candidates), log_probs,
-                                      strict=True):
-            likely = np.array([length_normalized(sum(each), len(each)) for each in of_image])
-            numbers.append(int(np.argmax(likely + weight * expected)))
-        return numbers
+        candidates = [[tokenize(text) for text in of_image] for of_image in texts]
+        return [self.weight * values for values in self.expected_cider(features, candidates)]
 
-    def _kernel(self, features):
-        """Features (N, C) -> how near each centre is, from 0 to 1, (N, M)."""
-        distances = squared_distances(self._standardized(features), self.centres)
-        return torch.exp(-distances / self.width)
+    def foretold(self, features):
+        """Pooled features (N, C) -> the mean vector of what people would write of each, (N, G)."""
+        state = self.state
+        kernel = gaussian(reduced(features, state), state['centres'], state['width'])   # (N, M)
+        return kernel @ state['weight'] @ state['basis'] + state['usual']
 
-    def _standardized(self, features):
-        return (roots(features) - self.mean) / self.deviation
+    def save(self, path):
+        """Write it to a file, in float16."""
+        content = {'state': {name: value.half() for name, value in self.state.items()},
+                   'images': self.ngrams.images, 'backbone_hash': self.backbone_hash,
+                   'images_with': {' '.join(gram): count
+                                   for gram, count in self.ngrams.images_with.items()}}
+        with write_aside(path) as aside:
+            torch.save(content, aside)
 
-    def _vector(self, words):
-        """A caption as CIDEr sees it -> (columns, values) of its n-grams that are foretold.
+    @classmethod
+    def load(cls, path):
+        """FileNotFoundError and ValueError say what is wrong with a file."""
+        def of_content(content):
+            ngrams = NGrams(content['images'], {tuple(text.split(' ')): count for text, count
+                                                in content['images_with'].items()})
+            state = {name: value.float() for name, value in content['state'].items()}
+            return cls(ngrams, state, content['backbone_hash'])
+
+        return read_weights(path, of_content, 'consensus')
+
+
+# ---- Captions as CIDEr sees them ----
+
+class NGrams:
+    """The n-grams that are foretold, and captions as vectors of them.
+
+    images: how many the captions belong to. images_with: {n-gram: how many of them have it}.
+    """
+
+    def __init__(self, images, images_with):
+        self.images, self.images_with = images, images_with
+        self.column = {gram: column for column, gram in enumerate(images_with)}
+
+    @classmethod
+    def of_captions(cls, captions):
+        """Those that enough images have. captions: of each image a list, each of words."""
+        counts = collections.Counter()
+        for of_image in captions:
+            counts.update({gram for words in of_image for gram in _ngrams_up_to_longest(words)})
+        least = max(LEAST_IMAGES, LEAST_SHARE * len(captions))
+        common = sorted(gram for gram, count in counts.items() if count >= least)
+        return cls(len(captions), {gram: counts[gram] for gram in common})
+
+    def vector(self, words):
+        """A caption -> (columns, values) of its n-grams that are foretold.
 
         Values are divided by LONGEST_NGRAM, so that a product of two is the mean of four cosines.
         """
         columns, values = [], []
         for n in range(1, LONGEST_NGRAM + 1):
-            counts = collections.Counter(ngrams(words, n))
+            counts = collections.Counter(_ngrams(words, n))
             weights = {gram: count * self._rarity(gram) for gram, count in counts.items()}
             norm = math.sqrt(sum(weight ** 2 for weight in weights.values())) * LONGEST_NGRAM
             for gram, weight in weights.items():
@@ -105,46 +140,121 @@ class Consensus:
                     values.append(weight / norm)
         return np.array(columns, dtype=int), np.array(values, dtype=np.float32)
 
-    def _rarity(self, gram):
-        """Inverse document frequency; of n-grams that are not foretold, a guess."""
-        return math.log(self.images / self.images_with.get(gram, LEAST_IMAGES / 2))
-
-    def _mean_vectors(self, captions):
+    def mean_vectors(self, captions):
         """The mean vector of the captions of each image, times LONGEST_NGRAM, (N, G)."""
         vectors = torch.zeros(len(captions), len(self.column))
         for row, of_image in zip(vectors.numpy(), captions, strict=True):
             for words in of_image:
-                columns, values = self._vector(words)
+                columns, values = self.vector(words)
                 row[columns] += values * LONGEST_NGRAM / len(of_image)
         return vectors
 
+    def _rarity(self, gram):
+        """Inverse document frequency; of n-grams that are not foretold, a guess."""
+        return math.log(self.images / self.images_with.get(gram, LEAST_IMAGES / 2))
 
-def ngrams(words, n):
+
+def _ngrams(words, n):
     return [tuple(words[start:start + n]) for start in range(len(words) - n + 1)]
 
 
-def _images_with(captions):
-    """{n-gram: how many images have it in their captions}, of those that LEAST_IMAGES have."""
-    counts = collections.Counter()
-    for of_image in captions:
-        counts.update({gram for words in of_image for n in range(1, LONGEST_NGRAM + 1)
-                       for gram in ngrams(words, n)})
-    return {gram: count for gram, count in counts.items() if count >= LEAST_IMAGES}
+def _ngrams_up_to_longest(words):
+    return [gram for n in range(1, LONGEST_NGRAM + 1) for gram in _ngrams(words, n)]
+
+
+# ---- Kernel ridge regression ----
+
+def consensus_for(captioner, data):
+    """Learn from the training images of a CaptionData, as a captioner's CNN saw them before any
+    tuning -> Consensus.
+    """
+    features, unreadable, images = split_features(untuned_encoder(captioner), data, 'train')
+    captions = {image['id']: [] for image in images}
+    for entry in data.annotations('train')['annotations']:
+        captions[entry['image_id']].append(tokenize(entry['caption']))
+    captions = list(captions.values())
+    rows = [row for row in np.setdiff1d(np.arange(len(images)), unreadable) if captions[row]]
+    return fit_consensus(torch.tensor(np.array(features[rows])), [captions[row] for row in rows],
+                         captioner.backbone_hash)
+
+
+@torch.no_grad()
+def fit_consensus(features, captions, backbone_hash=None, centres=CENTRES, decay=DECAY):
+    """Learn from training images -> Consensus.
+
+    features: (N, C), pooled. captions: of each image a list of captions, each a list of words.
+    centres: images that the kernel compares with, chosen by chance where there are more.
+    Least squares on all images with the penalty of the kernel's own norm (Rudi, Camoriano and
+    Rosasco 2015, Less is More: Nystrom Computational Regularization); of the result the R
+    directions are kept that vary most.
+    """
+    ngrams = NGrams.of_captions(captions)
+    generator = torch.Generator().manual_seed(0)
+    state = _feature_directions(features)
+    chosen = torch.randperm(len(features), generator=generator)[:centres]
+    state['centres'] = reduced(features[chosen], state)                         # (M, D)
+    distances = squared_distances(state['centres'], state['centres'][:1000])
+    state['width'] = distances.median() / NARROWNESS
+    products, targets, sums, kernel_sums = 0, 0, 0, 0
+    for start in range(0, len(features), CHUNK):
+        part = reduced(features[start:start + CHUNK], state)
+        kernel = gaussian(part, state['centres'], state['width'])               # (chunk, M)
+        shares = ngrams.mean_vectors(captions[start:start + CHUNK])             # (chunk, G)
+        products += (kernel.T @ kernel).double()                                # (M, M)
+        targets += kernel.T @ shares                                            # (M, G)
+        sums += shares.sum(dim=0)
+        kernel_sums += kernel.sum(dim=0)
+    state['usual'] = sums / len(features)                                       # (G,)
+    targets -= torch.outer(kernel_sums, state['usual'])
+    penalty = gaussian(state['centres'], state['centres'], state['width']).double()
+    ridge = products + decay * penalty + 1e-6 * torch.eye(len(penalty))
+    weight = torch.cholesky_solve(targets.double(), torch.linalg.cholesky(ridge)).float()
+    state['basis'] = _strongest(weight, products.float(), generator)            # (R, G)
+    state['weight'] = weight @ state['basis'].T                                 # (M, R)
+    return Consensus(ngrams, state, backbone_hash)
+
+
+def _feature_directions(features):
+    """Mean of the roots of features, and the directions in which they vary most, each channel
+    counted alike -> {'mean': (C,), 'directions': (C, D)}.
+    """
+    total = squares = 0
+    for start in range(0, len(features), CHUNK):
+        part = roots(features[start:start + CHUNK]).double()
+        total += part.sum(dim=0)
+        squares += part.T @ part
+    mean = total / len(features)
+    covariance = squares / len(features) - torch.outer(mean, mean)
+    deviation = covariance.diagonal().clamp(min=0).sqrt() + 1e-3
+    _, directions = torch.linalg.eigh(covariance / torch.outer(deviation, deviation))
+    kept = directions[:, -DIRECTIONS:] / deviation[:, None]
+    return {'mean': mean.float(), 'directions': kept.float()}
+
+
+def reduced(features, state):
+    """Pooled features (N, C) -> (N, D)."""
+    return (roots(features) - state['mean']) @ state['directions']
+
+
+def gaussian(inputs, centres, width):
+    """How near each centre is, from 0 to 1. (N, D) and (M, D) -> (N, M)."""
+    return torch.exp(-squared_distances(inputs, centres) / width)
 
 
 def squared_distances(inputs, centres):
-    """(N, C) and (M, C) -> (N, M)."""
+    """(N, D) and (M, D) -> (N, M)."""
     squares = inputs.square().sum(dim=1)[:, None] + centres.square().sum(dim=1)
     return (squares - 2 * inputs @ centres.T).clamp(min=0)
 
 
-def k_means(inputs, count):
-    """Centres of `count` groups of like rows (Lloyd 1982), always the same for the same inputs."""
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-    centres = inputs[order[:count]]
-    for _ in range(ROUNDS):
-        group = squared_distances(inputs, centres).argmin(dim=1)
-        sizes = torch.bincount(group, minlength=count)[:, None]
-        sums = torch.zeros_like(centres).index_add(0, group, inputs)
-        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
-    return centres
+def _strongest(weight, products, generator):
+    """The directions in which what is foretold of the training images varies most -> (R, G).
+
+    weight: (M, G). products: (M, M), of the kernel. By iterated products with a few vectors (Halko,
+    Martinsson and Tropp 2011, Finding Structure with Randomness).
+    """
+    count = min(DIRECTIONS, *weight.shape)
+    basis = torch.randn(weight.shape[1], count, generator=generator)            # (G, R)
+    for _ in range(4):
+        basis, _ = torch.linalg.qr(weight.T @ (products @ (weight @ basis)))
+    return basis.T.contiguous()

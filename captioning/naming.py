@@ -1,7 +1,6 @@
 """Captions that name what a recognizer sees, though no caption that was trained on has the word.
 
     naming = Naming(captioner, recognizer)
-    seen = naming.see(images)                       # features, and how likely each word is
     naming.describe(seen, beam_size=5)              # lists of Description, best first
 
 A word that the recognizer holds likely may be said, and is where what speaks for it outweighs what
@@ -9,6 +8,8 @@ the sentence loses by it. Constrained beam search has the best captions with and
 them; the first is the one with the highest
 
     length-normalized log-probability + sum over the words that it says of weight * logit(p) + bonus
+
+and what the captioner's consensus adds, where it has one.
 
 Words that the decoder has not learned borrow the rows of like ones. People and animals that the
 recognizer rules out are not said. docs/names.md has what each part brings.
@@ -27,7 +28,6 @@ from captioning.devices import moved
 from captioning.extended_vocabulary import extended, row_norms
 from captioning.grammar import grammar_of
 from captioning.recognition.like_words import KnownNouns
-from captioning.recognition.untuned import SharedEncoder
 
 NEVER = -100.0           # is added to the logits of words that are ruled out
 PEOPLE = 'people'        # words of this kind are never asked for: a caption has them by itself
@@ -56,11 +56,13 @@ class Seen(NamedTuple):
     """What a captioner has of N images before it says anything.
 
     features: its own, (N, C) or (N, P, C). probabilities: of the recognizer's words, (N, W), or
-    None where nothing is recognized.
+    None where nothing is recognized. pooled: (N, C), of the CNN before any tuning, for a consensus,
+    or None.
     """
 
     features: object
     probabilities: object = None
+    pooled: object = None
 
 
 class Recognized(NamedTuple):
@@ -90,7 +92,6 @@ class Naming:
     def __init__(self, captioner, recognizer, trust=None):
         self.captioner, self.recognizer = captioner, recognizer
         self.trust = trust or Trust()
-        self._encoder = SharedEncoder(captioner)
         self.decoder, self.vocab, self._new_ids = self._with_new_words()
         self.not_after = grammar_of(self.vocab, recognizer.words, self._new_ids)
         self._forms = {word.word: self._ids(word) for word in recognizer.words}
@@ -126,11 +127,6 @@ class Naming:
 
     # ---- What is there ----
 
-    def see(self, images):
-        """Images (N, 3, S, S) on the device -> Seen."""
-        features, pooled = self._encoder.encode(images)
-        return Seen(features, self.recognizer.probabilities(pooled))
-
     def recognized(self, probabilities):
         """Probabilities (N, W) -> for each image its Recognized, the likeliest first."""
         asked_for = moved(self._asked_for, probabilities.device)
@@ -153,13 +149,20 @@ class Naming:
 
     def candidates(self, seen, beam_size=1, max_len=20, rows=None):
         """The best captions with and without each word -> for each image a list of Candidate, and
-        its Recognized, to whose positions `said` of a Candidate points.
+        its Recognized, to whose positions `said` of a Candidate points. The support of the
+        captioner's consensus is in the scores.
         """
         probabilities = seen.probabilities
         if rows is not None:
             probabilities = probabilities[rows]
-        return self.captioner.decode(seen.features, self._search, rows, beam_size=beam_size,
-                                     max_len=max_len, probabilities=probabilities)
+        found = self.captioner.decode(seen.features, self._search, rows, beam_size=beam_size,
+                                      max_len=max_len, probabilities=probabilities)
+        supports = self.captioner.support(
+            seen, [[self.vocab.decode(one.caption.ids) for one in candidates]
+                   for candidates, _ in found], rows)
+        return [([one._replace(score=one.score + more)
+                  for one, more in zip(candidates, support, strict=True)], recognized)
+                for (candidates, recognized), support in zip(found, supports, strict=True)]
 
     def ranked(self, candidates, recognized):
         """Candidates of an image -> its Descriptions, the best first."""

@@ -16,7 +16,7 @@ import torch
 
 from captioning.caption_data import CaptionData
 from captioning.captioner import SHIPPED, load_captioner
-from captioning.naming import PEOPLE, Naming, Seen, Trust
+from captioning.naming import PEOPLE, Naming, Trust
 from captioning.scoring import References, as_results, paired_test, score
 from captioning.scoring.hallucination import chair, says, things_said
 from captioning.scoring.split_captions import seen_split
@@ -87,13 +87,13 @@ class Photos:
             shared.append([count >= 2 for count in counts])
         probabilities = torch.zeros(self.seen.probabilities.shape)
         probabilities[torch.as_tensor(self.rows)] = torch.tensor(shared).float()
-        return Seen(self.seen.features, probabilities)
+        return self.seen._replace(probabilities=probabilities)
 
 
 # ---- The steps ----
 
 def without_names(captioner, photos, beam_size):
-    seen = Seen(photos.seen.features)
+    seen = photos.seen._replace(probabilities=None)
     return [best for best, *_ in captioner.describe(seen, beam_size, rows=photos.rows)]
 
 

@@ -32,11 +32,14 @@ def run_main(main):
                  '(the same with --debug shows where)')
 
 
-def add_names_option(parser):
-    """--names and --no-names, of commands that caption photos."""
+def add_choice_options(parser):
+    """--names, --consensus and their opposites, of commands that caption photos."""
     parser.add_argument('--names', action=argparse.BooleanOptionalAction,
                         help="name what ImageNet's classifier recognizes (default: those that ship "
                         'do)')
+    parser.add_argument('--consensus', action=argparse.BooleanOptionalAction,
+                        help="choose among a beam's captions by what people would say (default: "
+                        'where consensus.pt is beside the checkpoint)')
 
 
 def _end(*_):

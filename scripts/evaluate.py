@@ -14,7 +14,7 @@ from captioning.caption_data import find_data
 from captioning.files import write_json
 from captioning.scoring.evaluation import as_json, evaluate, format_evaluation
 from captioning.scoring.results import read_results
-from scripts import add_names_option, run_main
+from scripts import add_choice_options, run_main
 
 
 def parse_arguments():
@@ -29,7 +29,7 @@ def parse_arguments():
                         help='folder that holds cocoapi/ (default: as the notebooks)')
     parser.add_argument('--split', default='val', choices=('val', 'test'))
     parser.add_argument('--beam-size', type=int, default=1, help='1 is greedy')
-    add_names_option(parser)
+    add_choice_options(parser)
     parser.add_argument('--limit', type=int, help='caption only the first LIMIT images')
     parser.add_argument('--results-out',
                         help='file for the captions (default: beside the checkpoint)')
@@ -57,7 +57,7 @@ def write_captions(args, data):
     """Caption the split with the checkpoint and write the results file -> results."""
     from captioning.scoring.split_captions import caption_split  # here, because it loads torch
     results = caption_split(args.checkpoint, data, args.split, args.beam_size, args.limit,
-                            args.model_file, args.names)
+                            args.model_file, args.names, args.consensus)
     beside = Path(args.checkpoint).with_name(f'captions_{args.split}_beam{args.beam_size}.json')
     out = args.results_out or beside
     write_json(out, results, indent=None)

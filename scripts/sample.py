@@ -21,7 +21,7 @@ from captioning.photo_captions import (
     make_entry,
 )
 from captioning.photos import find_photos
-from scripts import add_names_option, run_main
+from scripts import add_choice_options, run_main
 
 
 def read_arguments():
@@ -39,7 +39,7 @@ def read_arguments():
                         help='captions kept in mind; 1 is greedy (default: 3)')
     parser.add_argument('--num-captions', type=int, default=1,
                         help='captions of each photo, best first (default: 1)')
-    add_names_option(parser)
+    add_choice_options(parser)
     parser.add_argument('--format', choices=('text', 'json', 'coco'),
                         help='text; JSON with log-probabilities and what was recognized; COCO '
                         'results (default: text, for a file JSON)')
@@ -65,7 +65,8 @@ def main():
     output = CaptionFile(args.output, photos)
     missing = set(output.missing)
     todo = [path for path, photo in zip(paths, photos, strict=True) if photo in missing]
-    captioner = load_captioner(args.checkpoint, device, args.model_file, args.names)
+    captioner = load_captioner(args.checkpoint, device, args.model_file, args.names,
+                               args.consensus)
     share = todo[distributed.rank()::distributed.ranks()]
     try:
         failed = caption_into(output, captioner, share, args)

@@ -10,7 +10,7 @@ import argparse
 
 from captioning.captioner import SHIPPED, load_captioner
 from captioning.page import serve
-from scripts import add_names_option, run_main
+from scripts import add_choice_options, run_main
 
 
 def main():
@@ -24,9 +24,10 @@ def main():
                         help='address to listen on; 0.0.0.0 lets others in (default: 127.0.0.1, '
                         'this machine alone)')
     parser.add_argument('--port', type=int, default=7860, help='(default: 7860)')
-    add_names_option(parser)
+    add_choice_options(parser)
     args = parser.parse_args()
-    captioner = load_captioner(args.checkpoint, model_file=args.model_file, names=args.names)
+    captioner = load_captioner(args.checkpoint, model_file=args.model_file, names=args.names,
+                               consensus=args.consensus)
     serve(captioner, args.host, args.port)
 
 

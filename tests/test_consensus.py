@@ -1,16 +1,23 @@
 """What people would say of an image, foretold: the CIDEr that is expected, and what it chooses."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 
-from captioning import consensus
-from captioning.consensus import Consensus, k_means
+from captioning import consensus, files
+from captioning.captioner import SHIPPED, Captioner, ask_consensus, load_captioner
+from captioning.consensus import Consensus, fit_consensus
+from captioning.naming import Seen
 from captioning.scoring import References, score
+from model import DecoderRNN, EncoderCNN
+from vocabulary import Vocabulary
 
 ANIMALS, ACTS = ('dog', 'cat', 'horse'), ('runs', 'sleeps', 'jumps', 'swims')
 PLACES = ('grass', 'sand', 'snow')
+PHOTOS = files.ROOT / 'images' / 'photos'
 
 
 @pytest.fixture
@@ -39,19 +46,22 @@ def true_cider(captions, candidates, tmp_path):
     return [values[row] for row in range(len(captions))]
 
 
+# ---- What it expects ----
+
 def test_of_images_that_are_known_it_expects_the_true_cider(scenes, tmp_path):
     features, captions = scenes
-    known = Consensus(features, captions, centres=36, decay=1e-6)
+    known = fit_consensus(features, captions, decay=1e-6)
     candidates = [captions[(row + 5) % 36][0] for row in range(36)]
     candidates[:12] = [both[0] for both in captions[:12]]
     expected = known.expected_cider(features, [[words] for words in candidates])
     assert [float(value) for value, in expected] == pytest.approx(
-        true_cider(captions, candidates, tmp_path), abs=1e-3)
+        true_cider(captions, candidates, tmp_path), abs=0.02)
 
 
-def test_an_image_that_is_not_known_is_told_by_like_ones(scenes):
+@pytest.mark.parametrize('centres', [35, 20])
+def test_an_image_that_is_not_known_is_told_by_like_ones(scenes, centres):
     features, captions = scenes
-    known = Consensus(features[1:], captions[1:], centres=20)
+    known = fit_consensus(features[1:], captions[1:], centres=centres)
     candidates = [[words for both in captions for words in both]]
     expected, = known.expected_cider(features[:1], candidates)
     best = candidates[0][int(expected.argmax())]
@@ -60,20 +70,117 @@ def test_an_image_that_is_not_known_is_told_by_like_ones(scenes):
     assert silent == 0 and strange == 0
 
 
-def test_the_weight_decides_between_the_likely_and_the_expected(scenes):
+def test_the_strongest_directions_of_what_is_foretold_are_most_of_it(scenes, monkeypatch):
     features, captions = scenes
-    known = Consensus(features, captions, centres=36)
-    candidates = [[captions[35][0], captions[0][0]]]
-    log_probs = [[[-0.1] * 6, [-0.2] * 6]]    # and the end word
-    choices = [known.chosen(features[:1], candidates, log_probs, weight) for weight in (0, 4)]
-    assert choices == [[0], [1]]
+    whole = fit_consensus(features, captions).foretold(features)
+    errors = []
+    for directions in (10, 18, 26):    # the features have 10
+        monkeypatch.setattr(consensus, 'DIRECTIONS', directions)
+        few = fit_consensus(features, captions)
+        assert len(few.state['basis']) == directions
+        errors.append(float((few.foretold(features) - whole).square().mean() / whole.var()))
+    assert 0.25 > errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
-def test_k_means_finds_groups_and_is_always_the_same():
-    points = torch.tensor([[0.0], [0.2], [10.0], [10.2], [20.0], [20.4]])
-    generator = torch.Generator().manual_seed(1)
-    inputs = points + 0.01 * torch.randn(6, 1, generator=generator)
-    assert torch.equal(k_means(inputs, 3), k_means(inputs, 3))
-    assert k_means(inputs, 6).sort(dim=0).values.flatten().tolist() == pytest.approx(
-        inputs.sort(dim=0).values.flatten().tolist())
-    assert len(k_means(inputs, 2)) == 2
+def test_parts_of_the_images_at_a_time_give_the_same(scenes, monkeypatch):
+    whole = fit_consensus(*scenes)
+    monkeypatch.setattr(consensus, 'CHUNK', 7)
+    assert torch.allclose(fit_consensus(*scenes).foretold(scenes[0]), whole.foretold(scenes[0]),
+                          atol=1e-3)
+
+
+def test_a_file_gives_the_same(scenes, tmp_path):
+    features, captions = scenes
+    known = fit_consensus(features, captions, 'abc')
+    known.save(tmp_path / 'consensus.pt')
+    again = Consensus.load(tmp_path / 'consensus.pt')
+    assert again.backbone_hash == 'abc' and again.weight == known.weight
+    candidates = [[both[0], []] for both in captions]
+    for one, other in zip(known.expected_cider(features, candidates),
+                          again.expected_cider(features, candidates), strict=True):
+        assert other == pytest.approx(one, abs=0.05)
+
+
+def test_a_file_that_is_none_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='nothing.pt'):
+        Consensus.load(tmp_path / 'nothing.pt')
+    (tmp_path / 'text.pt').write_text('no', 'utf-8')
+    with pytest.raises(ValueError, match='text.pt holds no consensus'):
+        Consensus.load(tmp_path / 'text.pt')
+
+
+# ---- What it chooses ----
+
+class Preferring:
+    """A consensus for which a caption counts by how often it has a word."""
+
+    def __init__(self, word):
+        self.word = word
+
+    def support(self, pooled, texts):
+        assert len(pooled) == len(texts)
+        return [np.array([20.0 * text.split().count(self.word) for text in each])
+                for each in texts]
+
+
+@pytest.fixture(scope='module')
+def captioner():
+    """An untrained one that ends its captions now and then."""
+    torch.manual_seed(0)
+    vocab = Vocabulary.from_words(['<start>', '<end>', '<unk>', 'a', 'dog', 'cat', 'runs', '.'])
+    encoder, decoder = EncoderCNN(24, 'resnet18', None), DecoderRNN(24, 24, len(vocab))
+    decoder.linear.bias.data[1] = 1
+    return Captioner(encoder, decoder, vocab, encoder.transform, 'cpu')
+
+
+def test_it_orders_the_captions_of_a_beam_and_no_others(captioner, monkeypatch):
+    features = torch.randn(4, 512, generator=torch.Generator().manual_seed(1)).abs()
+    seen = Seen(features, pooled=features)
+    before = captioner.describe(seen, beam_size=8, count=8)
+    monkeypatch.setattr(captioner, 'consensus', Preferring('cat'))
+    after = captioner.describe(seen, beam_size=8, count=8, rows=[2, 0])
+    for descriptions, row in zip(after, (2, 0), strict=True):
+        assert {one.text for one in descriptions} == {one.text for one in before[row]}
+    for descriptions in after:
+        ended = [one.caption.ids[-1] == 1 for one in descriptions]
+        cats = [one.text.split().count('cat') for one in descriptions]
+        assert max(cats) > 0 and ended == sorted(ended, reverse=True)
+        assert cats[:sum(ended)] == sorted(cats[:sum(ended)], reverse=True)
+    assert captioner.describe(Seen(features), beam_size=8, count=8) == before    # not asked
+    assert captioner.describe(seen, 1) == captioner.describe(Seen(features), 1)  # greedy
+
+
+def test_it_sees_the_photos_as_the_cnn_was_before_tuning(captioner, monkeypatch):
+    images = torch.rand(2, 3, 64, 64)
+    assert captioner.see(images).pooled is None
+    monkeypatch.setattr(captioner, 'consensus', Preferring('cat'))
+    seen = captioner.see(images)
+    assert torch.equal(seen.pooled, seen.features) and seen.probabilities is None
+
+
+def test_one_of_another_encoder_is_refused(captioner, scenes, tmp_path):
+    fit_consensus(*scenes, 'abc').save(tmp_path / 'consensus.pt')
+    with pytest.raises(ValueError, match='consensus.pt belongs to an encoder .* from abc'):
+        ask_consensus(captioner, tmp_path / 'consensus.pt')
+
+
+# ---- The one that ships ----
+
+def test_where_it_lies_beside_a_checkpoint_it_is_asked(tmp_path):
+    assert load_captioner(SHIPPED, 'cpu').consensus is not None
+    assert load_captioner(SHIPPED, 'cpu', consensus=False).consensus is None
+    alone = tmp_path / 'alone.pt'
+    shutil.copy(SHIPPED, alone)
+    model_file = SHIPPED.with_name('model.py')
+    assert load_captioner(alone, 'cpu', model_file).consensus is None
+    with pytest.raises(FileNotFoundError, match='consensus.pt not found'):
+        load_captioner(alone, 'cpu', model_file, consensus=True)
+
+
+def test_what_is_foretold_of_a_photo_suits_it():
+    captioner = load_captioner(SHIPPED, 'cpu', names=False)
+    seen = captioner.see(captioner.batch([PHOTOS / 'cat.jpg', PHOTOS / 'photographer.jpg']))
+    texts = ['a dog runs through the grass .', 'a man in a black jacket takes a picture .', 'zzz']
+    cat, photographer = captioner.consensus.support(seen.pooled, [texts] * 2)
+    assert cat[0] > cat[1] and photographer[0] < photographer[1]
+    assert cat[2] == photographer[2] == 0

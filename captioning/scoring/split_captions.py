@@ -16,14 +16,15 @@ BATCH = 256    # images whose features are read at a time
 
 
 def caption_split(checkpoint, data, split='val', beam_size=1, limit=None, model_file=None,
-                  names=None):
+                  names=None, consensus=None):
     """Caption the images of a split, or its first `limit`, in file order -> results.
 
     data: CaptionData. Images that cannot be read are left out. model_file: the model.py of the
-    run, where it was edited since. names: see load_captioner. Raises what load_captioner and
-    split_features raise.
+    run, where it was edited since. names, consensus: see load_captioner. Raises what load_captioner
+    and split_features raise.
     """
-    captioner = load_captioner(checkpoint, model_file=model_file, names=names)
+    captioner = load_captioner(checkpoint, model_file=model_file, names=names,
+                               consensus=consensus)
     seen, rows, images = seen_split(captioner, data, split, limit)
     lists = captioner.describe(seen, beam_size, rows=rows)
     captions = {images[row]['id']: best.text for row, (best, *_) in zip(rows, lists, strict=True)}
@@ -37,13 +38,14 @@ def seen_split(captioner, data, split, limit=None):
     """
     features, unreadable, images = split_features(captioner.encoder, data, split, limit)
     rows = np.setdiff1d(np.arange(len(images)), unreadable)
-    if captioner.naming is None:
+    if captioner.naming is None and captioner.consensus is None:
         return Seen(features), rows, images
-    untuned = features
     if captioner.untuned:
         untuned, _, _ = split_features(untuned_encoder(captioner), data, split, limit)
-    recognizer, probabilities = captioner.naming.recognizer, []
-    for start in range(0, len(untuned), BATCH):
-        part = torch.asarray(untuned[start:start + BATCH], copy=True).float()
-        probabilities.append(recognizer.probabilities(pooled(part)))
-    return Seen(features, torch.cat(probabilities)), rows, images
+    else:
+        untuned = features
+    untuned = torch.cat([pooled(torch.asarray(untuned[start:start + BATCH], copy=True).float())
+                         for start in range(0, len(untuned), BATCH)])           # (N, C)
+    recognizer = captioner.naming and captioner.naming.recognizer
+    probabilities = recognizer and recognizer.probabilities(untuned)
+    return Seen(features, probabilities, untuned), rows, images

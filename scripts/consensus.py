@@ -1,0 +1,34 @@
+"""Let a captioner choose among a beam's captions by what people would say of the photo.
+
+    python -m scripts.consensus runs/NAME/best.pt      # writes runs/NAME/consensus.pt; a minute
+
+It is learned from the training photos and their captions, without training the captioner anew
+(captioning/consensus.py). Whatever loads a checkpoint beside that file uses it from a beam of 2 on.
+"""
+
+import argparse
+from pathlib import Path
+
+from captioning.caption_data import find_data
+from captioning.captioner import CONSENSUS, load_captioner
+from captioning.consensus import consensus_for
+from scripts import run_main
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('checkpoint', help='such as runs/NAME/best.pt')
+    parser.add_argument('--cocoapi-loc', help='folder that holds cocoapi/, of the data that it was '
+                        'trained on; default: $COCOAPI_LOC, here, or the scenes')
+    parser.add_argument('--model-file', help='the model.py of the run, where the one here was '
+                        'edited; it is run')
+    args = parser.parse_args()
+    captioner = load_captioner(args.checkpoint, model_file=args.model_file, names=False,
+                               consensus=False)
+    output = Path(args.checkpoint).with_name(CONSENSUS)
+    consensus_for(captioner, find_data(args.cocoapi_loc)).save(output)
+    print(f'{output}: {output.stat().st_size / 1e6:.1f} MB')
+
+
+if __name__ == '__main__':
+    run_main(main)
