@@ -212,6 +212,8 @@ def _check(name, sessions, inputs, expected):
     feeds = {key: value.numpy() for key, value in zip(names, inputs, strict=True)}
     outputs = [torch.from_numpy(output) for output in session.run(None, feeds)]
     for output, right in zip(outputs, expected, strict=True):
+        if not right.numel():    # such as the words before the first
+            continue
         largest = right.abs().max()
         if not (output - right).abs().max() <= TOLERANCE * largest.clamp(min=1):    # also for NaN
             raise RuntimeError(

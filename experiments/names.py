@@ -181,7 +181,7 @@ def main():
     parser.add_argument('--checkpoint', default=SHIPPED)
     parser.add_argument('--beam-size', type=int, default=5)
     args = parser.parse_args()
-    captioner = load_captioner(args.checkpoint, names=True)
+    captioner = load_captioner(args.checkpoint, names=True, consensus=False)
     sets = [Photos(captioner, folder) for folder in args.folders]
     choices = [Choices(captioner, photos, args.beam_size) for photos in sets]
     for photos, chosen in zip(sets, choices, strict=True):

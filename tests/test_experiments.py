@@ -1,13 +1,25 @@
-"""The experiments: batches that are listed, and tables that have all their lines."""
+"""The experiments: batches that are listed, tables that have all their lines, a model file."""
 
 import itertools
 
 import numpy as np
 import pytest
 import torch
+from test_decoding import ids_of, log_prob_of, set_end_bias
+from test_extended_vocabulary import LIKE, make_vocab
+from test_model import V, make_features, one_by_one
+from torch.nn.functional import scaled_dot_product_attention
+from training_helpers import open_run, train, val_paths
 
+from captioning.attention import show_attention
 from captioning.benchmark.made_up import made_up_captions
 from captioning.caption_data import CaptionData
+from captioning.captioner import load_captioner
+from captioning.constrained_search import constrained_search
+from captioning.decoding import attention_weights, beam_search, beams, greedy
+from captioning.extended_vocabulary import extended
+from captioning.photos import load_image
+from experiments import transformer
 from experiments.batching import ListedBatches, one_length, sorted_pools
 from experiments.model_variants import IMAGES, model_variants, print_tables
 from experiments.precision import precision
@@ -50,3 +62,122 @@ def test_precision_compares_with_float32(dataset, isolated_root, monkeypatch):
     _, first, second = precision(CaptionData(dataset), images=5, beam_sizes=(1,))
     assert first[:3] == ('1', 'float32, cpu', '0.0%') and second[:2] == ('1', 'bfloat16, cpu')
     assert 0 <= float(second[2].rstrip('%')) <= 100
+
+
+# ---- The Transformer ----
+
+SWAPPED = [0, 2, 1, 3, 4, 5, 6, 7]    # the first two words after the start
+
+each_image = pytest.mark.parametrize('image', ['attention', 'every'])
+
+
+def transformer_and_features(image, end_bias=0, **options):
+    torch.manual_seed(1)
+    decoder = transformer.DecoderRNN(20, 24, V, image=image, **options).eval()
+    set_end_bias(decoder, end_bias)
+    return decoder, make_features({'image': image}, size=20)
+
+
+@each_image
+@pytest.mark.parametrize('layers', [1, 3])
+def test_steps_of_the_transformer_give_the_scores_of_forward(image, layers):
+    decoder, features = transformer_and_features(image, num_layers=layers)
+    captions = torch.randint(V, (9, 8))
+    scores, state = decoder(features, captions), decoder.init_state(features)
+    assert scores.shape == (9, 8, V) and scores.is_contiguous()
+    for t in range(7):
+        stepped, state = decoder.step(captions[:, t], state)
+        assert torch.allclose(stepped, scores[:, t + 1], atol=1e-5)
+        assert all(len(part) == 9 for part in state)
+    scored = torch.tensor([3, 0, 17, 71])
+    expected = scores.flatten(0, 1)[scored]
+    assert torch.allclose(decoder(features, captions, scored), expected, atol=1e-5)
+    assert torch.allclose(decoder(features, captions[:, :1]), scores[:, :1], atol=1e-5)
+
+
+@each_image
+def test_the_transformer_sees_the_image_the_earlier_words_and_their_order(image):
+    decoder, features = transformer_and_features(image)
+    captions = torch.randint(3, V, (9, 8))
+    scores, of_others = decoder(features, captions), decoder(features.roll(1, 0), captions)
+    assert ((scores - of_others).abs().amax(dim=(0, 2)) > 1e-6).all()
+    changed = captions.clone()
+    changed[:, 5:7] = (changed[:, 5:7] + 1) % V    # a later word, or padding
+    after = decoder(features, changed)
+    assert torch.allclose(scores[:, :6], after[:, :6], atol=1e-6)
+    assert not torch.isclose(scores[:, 6:], after[:, 6:]).all(dim=2).any()
+    # A single layer knows the order by the positions alone.
+    decoder, _ = transformer_and_features(image, num_layers=1)
+    scores, swapped = decoder(features, captions), decoder(features, captions[:, SWAPPED])
+    assert not torch.isclose(scores[:, 4:], swapped[:, 4:]).all(dim=2).any()
+
+
+@each_image
+@pytest.mark.parametrize('end_bias', [-100, 2])
+def test_the_transformer_writes_by_every_search(image, end_bias):
+    decoder, features = transformer_and_features(image, end_bias)
+    best = ids_of(greedy(decoder, features))
+    assert best == ids_of(beam_search(decoder, features, beam_size=1))
+    assert best == [decoder.sample(one) for one in one_by_one(features)]
+    for one, captions in zip(features, beams(decoder, features, beam_size=4), strict=True):
+        for caption in captions:
+            expected = log_prob_of(decoder, one, caption.ids)
+            assert caption.log_probs == pytest.approx(expected, abs=1e-4)
+    required = [[{7}, {8, 9}], [], [{10}]] * 3
+    captions = constrained_search(decoder, features, required, beam_size=3)
+    for one, words, caption in zip(features, required, captions, strict=True):
+        assert all(word & set(caption.ids) for word in words)
+        expected = log_prob_of(decoder, one, caption.ids)
+        assert caption.log_probs == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_transformer_takes_new_words():
+    decoder, features = transformer_and_features('attention', end_bias=2)
+    longer, _, new = extended(decoder, make_vocab(), LIKE)
+    required = [[{new[0]}]] * 9
+    captions = constrained_search(longer, features, required, forbidden=[2], only_required=new)
+    assert all(new[0] in caption.ids for caption in captions)
+    assert ids_of(greedy(longer, features, forbidden=new)) == ids_of(greedy(decoder, features))
+
+
+def test_the_transformer_shows_a_look_for_each_word():
+    decoder, features = transformer_and_features('attention')
+    weights = attention_weights(decoder, features[:1], [0, 5, 6, 7, 1])
+    assert weights.shape == (4, 5) and torch.allclose(weights.sum(dim=1), torch.ones(4))
+    # Of a single head, what is seen is the mean of the places by these weights.
+    hidden = torch.randn(9, 3, 24)
+    for heads in (1, 8):
+        look = transformer.ImageAttention(20, 24, heads)
+        places = look.keys_and_values(features)
+        seen, weights = look(places, hidden)
+        expected = scaled_dot_product_attention(look.queries(hidden), *places.unbind(dim=1))
+        assert torch.allclose(seen, look.joined(expected), atol=1e-5)
+        if heads == 1:
+            assert torch.allclose(seen, look.out(weights @ places[:, 1, 0]), atol=1e-5)
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    ({'image': 'first'}, ["image='first'", "'attention'"]),
+    ({'image': 'every', 'heads': 7}, ['hidden_size=24', '7 heads'])])
+def test_wrong_arguments_of_the_transformer_are_named(options, words):
+    with pytest.raises(ValueError) as caught:
+        transformer_and_features(**options)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_the_transformer_is_trained_rewarded_and_loaded_like_any_model_file(settings):
+    run = train(open_run(settings(
+        model_file=transformer.__file__, epochs=9, patience=9, learning_rate=0.005, dropout=0.1,
+        heads=4, reward_epochs=1, reward_batch_size=6)))
+    assert run.settings.image == 'attention' and run.settings.num_layers == 2
+    assert [line['phase'] for line in run.log] == ['features'] * 9 + ['reward']
+    first, *_, last = [line['train_loss'] for line in run.log[:9]]
+    assert last < 0.5 * first
+    captioner = load_captioner(run.folder / 'last.pt', 'cpu', run.folder / 'model.py')
+    paths = val_paths(run)
+    expected = run.model.captioner('cpu').caption_features(run.val.features, beam_size=3)
+    assert captioner.caption(paths, beam_size=3) == expected and any(expected)
+    caption, = captioner.decode(captioner.features(paths[:1]))
+    figure = show_attention(captioner, load_image(paths[0]))
+    shown = [axes.get_title().split()[0] for axes in figure.axes if axes.get_title()]
+    assert shown == [captioner.vocab.idx2word[word] for word in caption.ids[1:]]

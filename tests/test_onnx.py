@@ -18,7 +18,7 @@ from captioning.captioner import Captioner, load_captioner
 from captioning.checkpoint import model_state, save_checkpoint, weights_hash
 from captioning.files import ROOT
 from captioning.onnx_export import PACKAGES, compare, export_onnx, joining_rules
-from experiments import gru
+from experiments import gru, transformer
 from scripts import checkpoint
 from vocabulary import Vocabulary
 
@@ -124,6 +124,16 @@ def test_an_exported_model_captions_as_in_pytorch(decoder, grid, photos, tmp_pat
     captioner.decoder.linear.bias.data[4] += 0.1
     with pytest.raises(RuntimeError, match='step.onnx gives other numbers than PyTorch'):
         compare(parts, captioner.encoder, captioner.decoder, SIZE)
+
+
+def test_a_transformer_whose_state_begins_empty_is_exported(photos, tmp_path):
+    torch.manual_seed(1)
+    decoder = transformer.DecoderRNN(**SIZES, heads=2)
+    captioner = make_captioner(decoder, grid=True)
+    export_onnx(captioner, tmp_path / 'onnx')
+    exported = OnnxCaptioner(tmp_path / 'onnx', threads=1)
+    expected = captioner.caption(photos, beam_size=3)
+    assert [exported.caption(path, beam_size=3) for path in photos] == expected
 
 
 def test_the_command_exports_a_model_file_and_its_script_needs_no_torch(
