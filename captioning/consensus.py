@@ -30,7 +30,8 @@ from captioning.recognition.untuned import untuned_encoder
 from vocabulary import tokenize
 
 CENTRES = 6000          # at most; the kernel has so many
-DIRECTIONS = 256        # that are kept of features, and of what is foretold
+FEATURE_DIRECTIONS = 256    # that are kept
+NGRAM_DIRECTIONS = 512
 DECAY = 0.3             # of the ridge regression
 NARROWNESS = 2.5        # squared width of the kernel: the median squared distance divided by it
 WEIGHT = 4.0            # of the expected CIDEr beside the log-probability
@@ -227,7 +228,7 @@ def _feature_directions(features):
     covariance = squares / len(features) - torch.outer(mean, mean)
     deviation = covariance.diagonal().clamp(min=0).sqrt() + 1e-3
     _, directions = torch.linalg.eigh(covariance / torch.outer(deviation, deviation))
-    kept = directions[:, -DIRECTIONS:] / deviation[:, None]
+    kept = directions[:, -FEATURE_DIRECTIONS:] / deviation[:, None]
     return {'mean': mean.float(), 'directions': kept.float()}
 
 
@@ -253,7 +254,7 @@ def _strongest(weight, products, generator):
     weight: (M, G). products: (M, M), of the kernel. By iterated products with a few vectors (Halko,
     Martinsson and Tropp 2011, Finding Structure with Randomness).
     """
-    count = min(DIRECTIONS, *weight.shape)
+    count = min(NGRAM_DIRECTIONS, *weight.shape)
     basis = torch.randn(weight.shape[1], count, generator=generator)            # (G, R)
     for _ in range(4):
         basis, _ = torch.linalg.qr(weight.T @ (products @ (weight @ basis)))

@@ -65,7 +65,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('folders', nargs='+', help='data sets')
     parser.add_argument('--checkpoint', default=SHIPPED)
-    parser.add_argument('--beam-sizes', type=int, nargs='+', default=(5, 10))
+    parser.add_argument('--beam-sizes', type=int, nargs='+', default=(5,))
     args = parser.parse_args()
     captioner = load_captioner(args.checkpoint, names=True, consensus=True)
     for folder in args.folders:

@@ -74,8 +74,8 @@ def test_the_strongest_directions_of_what_is_foretold_are_most_of_it(scenes, mon
     features, captions = scenes
     whole = fit_consensus(features, captions).foretold(features)
     errors = []
-    for directions in (10, 18, 26):    # the features have 10
-        monkeypatch.setattr(consensus, 'DIRECTIONS', directions)
+    for directions in (10, 18, 26):
+        monkeypatch.setattr(consensus, 'NGRAM_DIRECTIONS', directions)
         few = fit_consensus(features, captions)
         assert len(few.state['basis']) == directions
         errors.append(float((few.foretold(features) - whole).square().mean() / whole.var()))
