@@ -22,6 +22,8 @@ from captioning.photos import load_image
 from experiments import transformer
 from experiments.batching import ListedBatches, one_length, sorted_pools
 from experiments.model_variants import IMAGES, model_variants, print_tables
+from experiments.people_named import group_of_photo
+from experiments.people_named import table as people_table
 from experiments.precision import precision
 
 
@@ -181,3 +183,17 @@ def test_the_transformer_is_trained_rewarded_and_loaded_like_any_model_file(sett
     figure = show_attention(captioner, load_image(paths[0]))
     shown = [axes.get_title().split()[0] for axes in figure.axes if axes.get_title()]
     assert shown == [captioner.vocab.idx2word[word] for word in caption.ids[1:]]
+
+
+# ---- People, named ----
+
+def test_people_are_judged_by_the_group_that_references_agree_on():
+    agreed = ['a man runs', 'a guy runs', 'men run', 'a person runs', 'a woman runs']
+    split = ['a man runs', 'a man runs', 'a man and a woman run', 'a woman runs', 'two']
+    assert [group_of_photo(each) for each in (agreed, split, ['a dog'] * 5)] == ['man', None, None]
+    captions = ['two men run', 'a woman and a man run', 'a girl runs', 'a player runs', 'a dog']
+    header, man, *others = people_table(captions, [agreed] * 5, {'player'})
+    assert dict(zip(header, man, strict=True)) == {
+        'References say': 'man', 'photos': 5, 'said: man': 2, 'said: woman': 0, 'said: boy': 0,
+        'said: girl': 1, 'said: other people': 1, 'said: nobody': 1, 'right': '40%'}
+    assert all(row[1:] == (0, 0, 0, 0, 0, 0, 0, '') for row in others)
