@@ -10,6 +10,7 @@ Axes: N images, C channels, P places, E embedding.
 
 import copy
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ class Captioner:
     Of the CNN before any tuning, for recognizers: `.backbone_hash`, of its weights, None if not
     known; `.untuned`, {name: stage} of the stages that were tuned since, as they were. `.naming`: a
     Naming, where captions are to name what a recognizer sees, or None. `.consensus`: a Consensus,
-    which helps to choose among the captions of a beam, or None.
+    which helps to choose among several captions, or None.
     """
 
     def __init__(self, encoder, decoder, vocab, transform, device, backbone_hash=None, untuned=()):
@@ -70,8 +71,7 @@ class Captioner:
         self._frozen = FrozenBackbone(self.encoder.backbone, self.dtype)
         self.backbone_hash = backbone_hash
         self.untuned = {name: stage.to(device).eval() for name, stage in dict(untuned).items()}
-        self.naming, self.consensus = None, None
-        self._shared_encoder = SharedEncoder(self)
+        self.naming, self.consensus, self._shared_encoder = None, None, None
 
     # ---- From images to features ----
 
@@ -105,6 +105,8 @@ class Captioner:
         """Images (N, 3, S, S) on the device -> Seen, which `describe` takes."""
         if self.naming is None and self.consensus is None:
             return Seen(self.encode(images))
+        if self._shared_encoder is None:
+            self._shared_encoder = SharedEncoder(self)
         features, pooled = self._shared_encoder.encode(images)
         recognizer = self.naming and self.naming.recognizer
         return Seen(features, recognizer and recognizer.probabilities(pooled), pooled)
@@ -200,8 +202,8 @@ def load_captioner(path=SHIPPED, device=None, model_file=None, names=None, conse
     path: default: the best that ships. device: default: the first that works. model_file: take the
     classes of that file (it is run) instead of model.py; the shipped checkpoints come with theirs.
     names: name what ImageNet's classifier sees; default: the shipped checkpoints do. consensus:
-    choose among the captions of a beam by what people would say, as the file consensus.pt beside
-    the checkpoint knows it; default: where that file is.
+    choose among several captions by what people would say, as the file consensus.pt beside the
+    checkpoint knows it (scripts/consensus.py makes it); default: where that file is.
     Needs that file and the encoder weights that it names. FileNotFoundError and ValueError say what
     differs.
     """
@@ -246,7 +248,7 @@ def ask_consensus(captioner, path):
         raise ValueError(
             f'{files.repository_path(path)} belongs to an encoder that started from '
             f'{consensus.backbone_hash}, this captioner from {captioner.backbone_hash}. Make it '
-            'again: python -m scripts.consensus')
+            'again: python -m scripts.consensus CHECKPOINT')
     captioner.consensus = consensus
 
 
@@ -287,7 +289,8 @@ def _check_backbone(encoder, state, path):
 def export(path, output, weights=None):
     """Write a checkpoint with its weights in float16, and beside it the model file of its run.
 
-    Loaded again the weights are float32, rounded. weights: where the encoder's file is from now on.
+    Loaded again the weights are float32, rounded. A consensus goes with it. weights: where the
+    encoder's file is from now on.
     """
     state = read_checkpoint(path)
     sizes = state['encoder']['sizes']
@@ -304,3 +307,7 @@ def export(path, output, weights=None):
     for name, text in recorded_sources(source).items():
         with files.write_aside(Path(output).with_name(name)) as aside:
             aside.write_text(text, 'utf-8')
+    consensus = Path(path).with_name(CONSENSUS)
+    if consensus.is_file() and Path(path).parent.resolve() != Path(output).parent.resolve():
+        with files.write_aside(Path(output).with_name(CONSENSUS)) as aside:
+            shutil.copyfile(consensus, aside)

@@ -1,6 +1,6 @@
 """What people would say of an image, foretold from its features; it chooses among captions.
 
-    consensus = consensus_for(captioner, data)          # of the training images; takes a minute
+    consensus = consensus_for(captioner, data)          # of the training images
     consensus.expected_cider(features, candidates)      # of each caption of each image
     consensus.support(features, texts)                  # the same, weighed for beam search
     consensus.save('consensus.pt')
@@ -37,6 +37,7 @@ NARROWNESS = 2.5        # squared width of the kernel: the median squared distan
 WEIGHT = 4.0            # of the expected CIDEr beside the log-probability
 LEAST_IMAGES = 8        # of which the captions have an n-gram that is foretold,
 LEAST_SHARE = 1 / 750   # and this share of them
+LEAST_KNOWN = 0.85      # share of the words of captions that the captioner must know
 CHUNK = 2000            # images at a time
 
 
@@ -59,12 +60,13 @@ class Consensus:
 
         features: (N, C), pooled. candidates: for each image a list of captions, each of words.
         """
-        foretold = self.foretold(features.cpu()).numpy()
         expected = []
-        for shares, captions in zip(foretold, candidates, strict=True):
-            vectors = [self.ngrams.vector(words) for words in captions]
-            expected.append(np.array([SCALE * float(values @ shares[columns])
-                                      for columns, values in vectors]))
+        for start in range(0, len(features), CHUNK):
+            foretold = self.foretold(features[start:start + CHUNK].cpu()).numpy()
+            for shares, captions in zip(foretold, candidates[start:start + CHUNK], strict=True):
+                vectors = [self.ngrams.vector(words) for words in captions]
+                expected.append(np.array([SCALE * float(values @ shares[columns])
+                                          for columns, values in vectors]))
         return expected
 
     def support(self, features, texts):
@@ -167,16 +169,27 @@ def _ngrams_up_to_longest(words):
 
 def consensus_for(captioner, data):
     """Learn from the training images of a CaptionData, as a captioner's CNN saw them before any
-    tuning -> Consensus.
+    tuning -> Consensus. ValueError where the captioner was not trained on these captions.
     """
     features, unreadable, images = split_features(untuned_encoder(captioner), data, 'train')
     captions = {image['id']: [] for image in images}
     for entry in data.annotations('train')['annotations']:
-        captions[entry['image_id']].append(tokenize(entry['caption']))
-    captions = list(captions.values())
-    rows = [row for row in np.setdiff1d(np.arange(len(images)), unreadable) if captions[row]]
-    return fit_consensus(torch.tensor(np.array(features[rows])), [captions[row] for row in rows],
+        if entry['image_id'] in captions:
+            captions[entry['image_id']].append(tokenize(entry['caption']))
+    of_rows = [captions[image['id']] for image in images]
+    _check_words(of_rows, captioner.vocab, data)
+    rows = [row for row in np.setdiff1d(np.arange(len(images)), unreadable) if of_rows[row]]
+    return fit_consensus(torch.tensor(np.array(features[rows])), [of_rows[row] for row in rows],
                          captioner.backbone_hash)
+
+
+def _check_words(captions, vocab, data):
+    words = [word for of_image in captions for caption in of_image for word in caption]
+    known = sum(word in vocab.word2idx for word in words) / max(1, len(words))
+    if known < LEAST_KNOWN:
+        raise ValueError(
+            f'The captioner knows {known:.0%} of the words in the training captions of '
+            f'{data.name}: it was trained on others. --cocoapi-loc takes their folder.')
 
 
 @torch.no_grad()
@@ -187,15 +200,20 @@ def fit_consensus(features, captions, backbone_hash=None, centres=CENTRES, decay
     centres: images that the kernel compares with, chosen by chance where there are more.
     Least squares on all images with the penalty of the kernel's own norm (Rudi, Camoriano and
     Rosasco 2015, Less is More: Nystrom Computational Regularization); of the result the R
-    directions are kept that vary most.
+    directions are kept that vary most. ValueError where there is too little to learn from.
     """
     ngrams = NGrams.of_captions(captions)
+    if not ngrams.column:
+        raise ValueError(f'{len(captions)} images: too few to have anything in common that people '
+                         f'say of them; {LEAST_IMAGES} must share an n-gram.')
     generator = torch.Generator().manual_seed(0)
     state = _feature_directions(features)
     chosen = torch.randperm(len(features), generator=generator)[:centres]
     state['centres'] = reduced(features[chosen], state)                         # (M, D)
     distances = squared_distances(state['centres'], state['centres'][:1000])
     state['width'] = distances.median() / NARROWNESS
+    if state['width'] == 0:
+        raise ValueError(f'The features of {len(features)} images are alike.')
     products, targets, sums, kernel_sums = 0, 0, 0, 0
     for start in range(0, len(features), CHUNK):
         part = reduced(features[start:start + CHUNK], state)
@@ -208,7 +226,9 @@ def fit_consensus(features, captions, backbone_hash=None, centres=CENTRES, decay
     state['usual'] = sums / len(features)                                       # (G,)
     targets -= torch.outer(kernel_sums, state['usual'])
     penalty = gaussian(state['centres'], state['centres'], state['width']).double()
-    ridge = products + decay * penalty + 1e-6 * torch.eye(len(penalty))
+    # What float32 leaves of images that are nearly alike must not become large weights.
+    least = 1e-2 * decay + 1e-6 * products.diagonal().mean()
+    ridge = products + decay * penalty + least * torch.eye(len(penalty))
     weight = torch.cholesky_solve(targets.double(), torch.linalg.cholesky(ridge)).float()
     state['basis'] = _strongest(weight, products.float(), generator)            # (R, G)
     state['weight'] = weight @ state['basis'].T                                 # (M, R)
@@ -224,6 +244,8 @@ def _feature_directions(features):
         part = roots(features[start:start + CHUNK]).double()
         total += part.sum(dim=0)
         squares += part.T @ part
+    if not squares.isfinite().all():
+        raise ValueError(f'Some features of {len(features)} images are no numbers.')
     mean = total / len(features)
     covariance = squares / len(features) - torch.outer(mean, mean)
     deviation = covariance.diagonal().clamp(min=0).sqrt() + 1e-3

@@ -14,7 +14,8 @@ what one image gets does not depend on the others. All take these rules:
     no_repeat   no caption has the same sequence of this many ids twice, such as 3 (Paulus et al.
                 2018, A Deep Reinforced Model for Abstractive Summarization); 0 allows it
     not_after   {id: ids that never follow it}, such as those of words with a vowel after `a`;
-                those of the key None never follow ids that are no key
+                those of the key None never follow ids that are no key; nor does any word follow
+                itself (of 30,000 captions of Flickr8k in three: very very)
 
 Beam search is in captioning/beam_search.py. Axes: B batch, T words so far, E embedding,
 V vocabulary, P places.

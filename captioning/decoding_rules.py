@@ -71,7 +71,8 @@ class Rules:
                     rows[word] = row
                 bias[row, list(others)] = -torch.inf
             self._rows, self._bias_after = moved(rows, scores.device), moved(bias, scores.device)
-        return self._bias_after[self._rows[captions[:, -1]]]
+        last = captions[:, -1:]                                             # (B, 1)
+        return self._bias_after[self._rows[last.squeeze(1)]].scatter(1, last, -torch.inf)
 
 
 def without_repeats(log_probs, captions, length):

@@ -1,7 +1,7 @@
 """Which words never follow which, where a decoder must say words that it may not have learned.
 
     rule = grammar_of(vocab, recognizer.words, new_ids)
-    beams(decoder, features, not_after=rule)        # no "a elephant", "a vases", "is bus"
+    beams(decoder, features, not_after=rule)    # no "a elephant", "a vases", "is bus", "big big"
 
 A decoder knows how its own words are used, and is wrong about them where it is made to say them. Of
 a new word it knows only what it is like. The rules are about pairs of neighbours, so "a red vases"

@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from captioning import files
-from captioning.captioner import CONSENSUS, export
+from captioning.captioner import export
 from captioning.checkpoint import read_checkpoint
 from captioning.files import read_json, weights_file, write_aside
 from captioning.recognition.recognizer import CLASSIFIER, PEOPLE, WEIGHTS_OF_RECOGNIZERS
@@ -53,8 +53,6 @@ def package(checkpoint, output):
     can_name = weights == f'models/{WEIGHTS_OF_RECOGNIZERS}'
     if can_name:
         contents |= {f'models/{file.name}': file for file in (CLASSIFIER, PEOPLE)}
-    if (consensus := checkpoint.with_name(CONSENSUS)).is_file():
-        contents[CONSENSUS] = consensus
     readme = README.format(name=name, weights=weights, notebooks=_about_notebooks(contents),
                            scores=_about_scores(run), names=NAMES if can_name else '')
     with tempfile.TemporaryDirectory() as folder, write_aside(output) as aside:

@@ -65,7 +65,8 @@ def make_photos(folder):
 
 def compare_speed(paths):
     """Print photos a second of `sample`'s work, of both ways, and of the encoder alone."""
-    captioner, transform = load_captioner(), load_captioner().encoder.transform
+    captioner = load_captioner()
+    transform = captioner.encoder.transform
     batches = [images for _, images, _ in photo_batches(
         paths[:64], range(64), transform, captioner.device)]
 
@@ -109,7 +110,7 @@ def compare_scores(data):
         entries[str(folder / f'{entry["id"]}.jpg')] = entry['id']
     references = References(data.annotation_file('val'), annotations=data.annotations('val'))
     rows, written = [('beam', 'pixels', 'BLEU-4', 'CIDEr', 'captions changed')], {}
-    captioner = load_captioner(names=False)
+    captioner = load_captioner(names=False, consensus=False)
     for beam_size, ways in itertools.product((1, 5), (all_pixels, contextlib.nullcontext)):
         with ways():
             captioned = caption_photos(captioner, list(entries), beam_size)

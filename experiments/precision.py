@@ -44,7 +44,7 @@ def precision(data, images=1000, beam_sizes=BEAM_SIZES):
 def captioners():
     """The captioner that ships, on each device and in each precision, exact on the CPU first."""
     for device in dict.fromkeys(('cpu', default_device().type)):
-        captioner = load_captioner(device=device)
+        captioner = load_captioner(device=device, consensus=False)
         for dtype in dict.fromkeys((torch.float32, captioner.dtype)):
             captioner.dtype = dtype
             yield captioner

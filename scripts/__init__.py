@@ -38,7 +38,7 @@ def add_choice_options(parser):
                         help="name what ImageNet's classifier recognizes (default: those that ship "
                         'do)')
     parser.add_argument('--consensus', action=argparse.BooleanOptionalAction,
-                        help="choose among a beam's captions by what people would say (default: "
+                        help='choose among several captions by what people would say (default: '
                         'where consensus.pt is beside the checkpoint)')
 
 

@@ -34,7 +34,8 @@ def main():
         export(args.checkpoint, args.output)
         print(f'{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB')
     if args.onnx:
-        captioner = load_captioner(args.checkpoint, 'cpu', args.model_file, names=False)
+        captioner = load_captioner(args.checkpoint, 'cpu', args.model_file, names=False,
+                                   consensus=False)
         export_onnx(captioner, args.onnx)
         print(f'{args.onnx}: python {Path(args.onnx) / "caption.py"} photo.jpg')
 

@@ -2,17 +2,23 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
+from training_helpers import open_run, train
 
 from captioning import consensus, files
-from captioning.captioner import SHIPPED, Captioner, ask_consensus, load_captioner
-from captioning.consensus import Consensus, fit_consensus
-from captioning.naming import Seen
+from captioning.caption_data import CaptionData
+from captioning.captioner import SHIPPED, Captioner, ask_consensus, export, load_captioner
+from captioning.consensus import Consensus, consensus_for, fit_consensus
+from captioning.naming import Naming, Seen
+from captioning.recognition import Word
 from captioning.scoring import References, score
+from captioning.scoring.split_captions import seen_split
 from model import DecoderRNN, EncoderCNN
+from scripts import consensus as command
 from vocabulary import Vocabulary
 
 ANIMALS, ACTS = ('dog', 'cat', 'horse'), ('runs', 'sleeps', 'jumps', 'swims')
@@ -109,6 +115,75 @@ def test_a_file_that_is_none_is_named(tmp_path):
         Consensus.load(tmp_path / 'text.pt')
 
 
+@pytest.mark.parametrize(('features', 'captions', 'message'), [
+    (torch.zeros(9, 5), [[['a']]] * 9, '9 images are alike'),
+    (torch.full((9, 5), torch.nan), [[['a']]] * 9, '9 images are no numbers'),
+    (torch.rand(7, 5), [[['a']]] * 7, '7 images: too few'),
+    (torch.rand(9, 5), [[[str(row)]] for row in range(9)], '8 must share an n-gram')])
+def test_too_little_to_learn_from_is_named(features, captions, message):
+    with pytest.raises(ValueError, match=message):
+        fit_consensus(features, captions)
+
+
+def test_images_that_are_nearly_alike_do_not_spoil_it(scenes):
+    features, captions = scenes
+    generator = torch.Generator().manual_seed(2)
+    noise = 1e-4 * torch.randn(20, *features.shape, generator=generator)
+    many = (features + noise).clamp(min=0).flatten(0, 1)
+    known = fit_consensus(many, captions * 20)
+    assert known.state['weight'].abs().max() < 30
+    candidates = [[both[0], captions[17][1]] for both in captions]
+    alone = fit_consensus(features, captions)
+    for row, (one, other) in enumerate(zip(known.expected_cider(features, candidates),
+                                           alone.expected_cider(features, candidates),
+                                           strict=True)):
+        assert row == 17 or (one[0] > one[1]) == (other[0] > other[1])
+
+
+# ---- What it is learned from ----
+
+@pytest.fixture
+def run(settings, monkeypatch):
+    """A tiny run, the best checkpoint of it, and its data: a photo is damaged, a caption strange.
+    """
+    monkeypatch.setattr(consensus, 'LEAST_IMAGES', 2)
+    run = train(open_run(settings(epochs=1)))
+    file = run.data.annotation_file('train')
+    content = json.loads(file.read_text('utf-8'))
+    entry = {**content['annotations'][0], 'id': 99999, 'image_id': 99999}
+    content['annotations'].insert(0, entry)
+    file.write_text(json.dumps(content), 'utf-8')
+    run.data.image_paths('train')[1].write_bytes(b'damaged')
+    return run
+
+
+def test_the_command_learns_from_the_photos_of_a_run(run, dataset, tmp_path, monkeypatch, capsys):
+    best = run.folder / 'best.pt'
+    monkeypatch.setattr(sys, 'argv', ['consensus', str(best), '--cocoapi-loc', str(dataset)])
+    command.main()
+    assert f'{best.with_name("consensus.pt")}: 0.' in capsys.readouterr().out
+    captioner, data = load_captioner(best, 'cpu'), CaptionData(dataset)
+    assert captioner.naming is None
+    assert captioner.consensus.ngrams.images == len(data.images('train')) - 1
+    seen, rows, _ = seen_split(captioner, data, 'train')
+    references = References(data.annotation_file('train'), annotations=data.annotations('train'))
+    texts = [references.tokens[image['id']] for image in data.images('train')]
+    own = captioner.consensus.support(seen.pooled[rows], [texts[row] for row in rows])
+    others = captioner.consensus.support(
+        seen.pooled[rows], [texts[row] for row in np.roll(rows, 1)])
+    assert np.mean(np.concatenate(own)) > 1.3 * np.mean(np.concatenate(others))
+    (tmp_path / 'given').mkdir()
+    export(best, tmp_path / 'given' / 'mine.pt')
+    assert load_captioner(tmp_path / 'given' / 'mine.pt', 'cpu').consensus is not None
+
+
+def test_captions_of_other_words_are_refused(run, dataset):
+    captioner = load_captioner(run.folder / 'best.pt', 'cpu')
+    captioner.vocab = Vocabulary.from_words(['<start>', '<end>', '<unk>', 'a'])
+    with pytest.raises(ValueError, match='knows [0-9]+% of the words in the training captions of'):
+        consensus_for(captioner, CaptionData(dataset))
+
+
 # ---- What it chooses ----
 
 class Preferring:
@@ -148,6 +223,25 @@ def test_it_orders_the_captions_of_a_beam_and_no_others(captioner, monkeypatch):
         assert cats[:sum(ended)] == sorted(cats[:sum(ended)], reverse=True)
     assert captioner.describe(Seen(features), beam_size=8, count=8) == before    # not asked
     assert captioner.describe(seen, 1) == captioner.describe(Seen(features), 1)  # greedy
+
+
+class Zebras:
+    """A recognizer that is half sure of a zebra."""
+
+    words = [Word('dog', 'dogs', 'count', 'a'), Word('zebra', '', 'count', 'a')]
+    backbone_hash = None
+
+
+def test_it_helps_to_choose_among_captions_with_names(captioner, monkeypatch):
+    features = torch.randn(4, 512, generator=torch.Generator().manual_seed(1)).abs()
+    seen = Seen(features, torch.tensor([[0.0, 0.5]] * 4), features)
+    said = {}
+    for word in ('runs', 'zebra'):
+        monkeypatch.setattr(captioner, 'consensus', Preferring(word))
+        naming = Naming(captioner, Zebras())
+        said[word] = [best for best, in naming.describe(seen, beam_size=5, rows=[3, 1])]
+        assert all(word in best.text.split() for best in said[word])
+    assert all(name.word == 'zebra' for best in said['zebra'] for name in best.names)
 
 
 def test_it_sees_the_photos_as_the_cnn_was_before_tuning(captioner, monkeypatch):

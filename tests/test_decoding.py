@@ -432,7 +432,11 @@ def test_of_two_rules_a_word_has_its_own():
     log_probs, allowed = rules.next_words(logits, captions)
     assert torch.equal(log_probs, logits.log_softmax(dim=1))
     forbidden = [row.nonzero().flatten().tolist() for row in allowed == -torch.inf]
-    assert forbidden == [[6], [7, 8], [7, 8]]
-    for others in ({5: [6]}, {5: [], None: []}, {}, None):    # nothing of words without a rule
+    assert forbidden == [[5, 6], [7, 8, 9], [7, 8, V - 1]]    # no word follows itself
+    for others in ({5: [6]}, {5: [], None: []}):    # nothing more of words without a rule
         _, allowed = Rules(not_after=others).next_words(logits[1:], captions[1:])
-        assert torch.equal(allowed, log_probs[1:])
+        expected = log_probs[1:].scatter(1, captions[1:, -1:], -torch.inf)
+        assert torch.equal(allowed, expected)
+    for none in ({}, None):
+        _, allowed = Rules(not_after=none).next_words(logits, captions)
+        assert torch.equal(allowed, log_probs)

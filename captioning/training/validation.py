@@ -68,7 +68,8 @@ def final_scores(run):
 
 def _final_scores(run):
     from captioning.scoring import diversity, score
-    captioner = load_captioner(run.folder / 'best.pt', run.device, run.settings.model_file)
+    captioner = load_captioner(run.folder / 'best.pt', run.device, run.settings.model_file,
+                               consensus=False)
     if run.settings.tune_epochs:    # the best epoch may be of another phase than the last
         features, _, _ = split_features(captioner.encoder, run.data, 'val',
                                         run.settings.val_images)
