@@ -29,9 +29,9 @@ from captioning.recognition.linear import read_weights, roots
 from captioning.recognition.untuned import untuned_encoder
 from vocabulary import tokenize
 
-CENTRES = 6000          # at most; the kernel has so many
-FEATURE_DIRECTIONS = 256    # that are kept
-NGRAM_DIRECTIONS = 512
+CENTRES = 6000          # of the kernel, at most
+FEATURE_DIRECTIONS = 256    # that are kept, D
+NGRAM_DIRECTIONS = 512      # that are kept, R
 DECAY = 0.3             # of the ridge regression
 NARROWNESS = 2.5        # squared width of the kernel: the median squared distance divided by it
 WEIGHT = 4.0            # of the expected CIDEr beside the log-probability
@@ -214,25 +214,37 @@ def fit_consensus(features, captions, backbone_hash=None, centres=CENTRES, decay
     state['width'] = distances.median() / NARROWNESS
     if state['width'] == 0:
         raise ValueError(f'The features of {len(features)} images are alike.')
+    products, targets, state['usual'] = _normal_equations(features, captions, ngrams, state)
+    weight = _ridge_solution(products, targets, state, decay)                   # (M, G)
+    state['basis'] = _strongest(weight, products.float(), generator)            # (R, G)
+    state['weight'] = weight @ state['basis'].T                                 # (M, R)
+    return Consensus(ngrams, state, backbone_hash)
+
+
+def _normal_equations(features, captions, ngrams, state):
+    """Sums over all images -> products of the kernel (M, M) float64, those with what is foretold
+    less its mean (M, G), and that mean (G,).
+    """
     products, targets, sums, kernel_sums = 0, 0, 0, 0
     for start in range(0, len(features), CHUNK):
         part = reduced(features[start:start + CHUNK], state)
         kernel = gaussian(part, state['centres'], state['width'])               # (chunk, M)
         shares = ngrams.mean_vectors(captions[start:start + CHUNK])             # (chunk, G)
-        products += (kernel.T @ kernel).double()                                # (M, M)
-        targets += kernel.T @ shares                                            # (M, G)
+        products += (kernel.T @ kernel).double()
+        targets += kernel.T @ shares
         sums += shares.sum(dim=0)
         kernel_sums += kernel.sum(dim=0)
-    state['usual'] = sums / len(features)                                       # (G,)
-    targets -= torch.outer(kernel_sums, state['usual'])
+    mean = sums / len(features)
+    return products, targets - torch.outer(kernel_sums, mean), mean
+
+
+def _ridge_solution(products, targets, state, decay):
+    """Weights of the kernel, (M, G)."""
     penalty = gaussian(state['centres'], state['centres'], state['width']).double()
     # What float32 leaves of images that are nearly alike must not become large weights.
     least = 1e-2 * decay + 1e-6 * products.diagonal().mean()
     ridge = products + decay * penalty + least * torch.eye(len(penalty))
-    weight = torch.cholesky_solve(targets.double(), torch.linalg.cholesky(ridge)).float()
-    state['basis'] = _strongest(weight, products.float(), generator)            # (R, G)
-    state['weight'] = weight @ state['basis'].T                                 # (M, R)
-    return Consensus(ngrams, state, backbone_hash)
+    return torch.cholesky_solve(targets.double(), torch.linalg.cholesky(ridge)).float()
 
 
 def _feature_directions(features):

@@ -215,8 +215,10 @@ def captions_of_photos(device, dtype):
 
 @functools.cache
 def shipped_captioner(device):
-    """The captioner that ships, without names, loaded once; its `dtype` is as it was last set."""
-    return load_captioner(device=device, names=False)
+    """The captioner that ships, without names and consensus, loaded once; its `dtype` is as it was
+    last set.
+    """
+    return load_captioner(device=device, names=False, consensus=False)
 
 
 def free_photos():
