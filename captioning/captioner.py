@@ -140,8 +140,8 @@ class Captioner:
     def describe(self, seen, beam_size=1, max_len=20, count=1, rows=None):
         """Descriptions of Seen images, or of these rows -> for each a list of 1 to `count`.
 
-        The best comes first; a beam of 1 is greedy. Each caption has the log-probabilities that the
-        decoder gives it, whatever helped to choose it.
+        The best comes first; a beam of 1 is greedy. What a consensus adds is not part of their
+        log-probabilities.
         """
         beam_size = max(beam_size, count)
         if self.naming and seen.probabilities is not None:
@@ -168,6 +168,9 @@ class Captioner:
 
     def _best_first(self, descriptions, support):
         """Descriptions of an image, sorted: the ended ones first, these by their scores."""
+        if not support.any():    # beam search has sorted them
+            return descriptions
+
         def key(number):
             ids, log_probs = descriptions[number].caption
             likely = length_normalized(sum(log_probs), len(log_probs))
