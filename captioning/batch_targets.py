@@ -41,21 +41,12 @@ class BatchTargets:
 
     def __init__(self, captions, batches, groups=1):
         self.captions = captions
-        indices = np.concatenate([indices for indices, _ in batches])
-        inputs = np.concatenate([inputs for _, inputs in batches])
-        sizes = np.array([len(indices) for indices, _ in batches])
-        lengths = captions.lengths[indices]
-        order, first_of_group = groups_of_like_length(lengths, sizes, groups)
-        lengths = lengths[order]
-        self.longest = np.maximum.reduceat(lengths, first_of_group)                 # of each group
-        self.bounds = np.append(first_of_group, len(lengths))
-        self.word_bounds = np.append(0, np.cumsum(lengths - 1))[self.bounds]
-        self.first_group = np.searchsorted(first_of_group, np.append(0, np.cumsum(sizes)))
-        scored = scored_positions(lengths, first_of_group, self.longest)
+        layout = lay_out(captions, batches, groups)
+        self.longest, self.bounds = layout.longest, layout.bounds
+        self.word_bounds, self.first_group = layout.word_bounds, layout.first_group
         device = captions.table.device
-        self.indices = moved(indices[order], device)
-        self.inputs = moved(inputs[order], device)
-        self.scored = moved(scored, device)
+        self.indices, self.inputs, self.scored = (
+            moved(part, device) for part in (layout.indices, layout.inputs, layout.scored))
 
     def __len__(self):
         return len(self.first_group) - 1
@@ -71,6 +62,43 @@ class BatchTargets:
         scored = self.scored[slice(*self.word_bounds[number:number + 2])]
         captions = self.captions.table[self.indices[chosen], :self.longest[number]].long()
         return TargetGroup(self.inputs[chosen], captions, scored, captions.flatten()[scored])
+
+
+class Layout(NamedTuple):
+    """Arrays that say which captions of many batches are in which group, group after group.
+
+    indices, inputs: of the captions. scored: positions as in TargetGroup. longest: T of each group.
+    bounds, word_bounds: where each group begins among the captions and among the scored, and the
+    end. first_group: the first group of each batch, and the end.
+    """
+
+    indices: np.ndarray
+    inputs: np.ndarray
+    scored: np.ndarray
+    longest: np.ndarray
+    bounds: np.ndarray
+    word_bounds: np.ndarray
+    first_group: np.ndarray
+
+
+def lay_out(captions, batches, groups=1, multiple=1):
+    """Captions and batches as BatchTargets takes them -> Layout.
+
+    multiple: T is a multiple of it, or the longest of all captions.
+    """
+    indices = np.concatenate([indices for indices, _ in batches])
+    inputs = np.concatenate([inputs for _, inputs in batches])
+    sizes = np.array([len(indices) for indices, _ in batches])
+    lengths = captions.lengths[indices]
+    order, first_of_group = groups_of_like_length(lengths, sizes, groups)
+    lengths = lengths[order]
+    longest = np.maximum.reduceat(lengths, first_of_group)
+    longest = np.minimum(-(-longest // multiple) * multiple, captions.table.shape[1])
+    bounds = np.append(first_of_group, len(lengths))
+    return Layout(
+        indices[order], inputs[order], scored_positions(lengths, first_of_group, longest), longest,
+        bounds, word_bounds=np.append(0, np.cumsum(lengths - 1))[bounds],
+        first_group=np.searchsorted(first_of_group, np.append(0, np.cumsum(sizes))))
 
 
 def groups_of_like_length(lengths, sizes, groups):

@@ -34,7 +34,7 @@ from captioning.devices import (
     default_device,
     fast_dtype,
     moved,
-    recurrent_in_float32,
+    recurrent_out_of_autocast,
     use,
 )
 from captioning.encoding import FrozenBackbone
@@ -64,7 +64,7 @@ class Captioner:
 
     def __init__(self, encoder, decoder, vocab, transform, device, backbone_hash=None, untuned=()):
         self.encoder = encoder.to(device).eval()
-        self.decoder = recurrent_in_float32(decoder.to(device).eval())
+        self.decoder = recurrent_out_of_autocast(decoder.to(device).eval())
         self.vocab, self.transform = vocab, make_transform(**transform)
         self.device = torch.device(device)
         self.dtype = fast_dtype(self.device)

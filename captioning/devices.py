@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import threading
+import warnings
 
 import torch
 from torch import nn
@@ -117,7 +118,7 @@ def training_dtype(device):
     """The dtype of training: bfloat16 where the device computes with it directly, else float32.
 
     Never float16: a loss per word has gradients of about 1e-6, which vanish in its range. The
-    recurrent layers are apart, see `recurrent_in_float32`.
+    recurrent layers are apart, see `recurrent_dtype`.
     """
     return torch.bfloat16 if _has_bfloat16(device) else torch.float32
 
@@ -151,11 +152,29 @@ def computed_in(dtype, device):
     return torch.autocast(torch.device(device).type, dtype)
 
 
-def recurrent_in_float32(network):
-    """Keep the recurrent layers of a network in float32 on a GPU -> the network.
+def recurrent_dtype(device):
+    """The dtype of recurrent layers as they are trained: that of training, but float32 where they
+    cannot be computed in it, as by a cuDNN of before 2025."""
+    dtype = training_dtype(device)
+    return dtype if is_cpu(device) or _recurrent_layers_take(dtype, device) else torch.float32
+
+
+@functools.cache
+def _recurrent_layers_take(dtype, device):
+    try:
+        layer = nn.LSTM(8, 8, device=device, dtype=dtype)
+        layer(torch.zeros(1, 1, 8, device=device, dtype=dtype))[0].sum().backward()
+    except RuntimeError:
+        return False
+    return True
+
+
+def recurrent_out_of_autocast(network):
+    """Keep the recurrent layers of a network out of autocast on a GPU -> the network.
 
     There PyTorch's autocast would compute them in float16, whichever dtype it is given, and
-    gradients would vanish. (cuDNN then multiplies in TF32.) On a CPU they follow autocast.
+    gradients would vanish. They are trained in `recurrent_dtype`, and write captions in float32,
+    which cuDNN multiplies in TF32. On a CPU they follow autocast.
     """
     for layer in network.modules():
         if isinstance(layer, nn.RNNBase) and _leave_autocast not in _hooks(layer):
@@ -178,23 +197,38 @@ def _hooks(layer):
 
 
 def _leave_autocast(layer, positional, named):
-    device = next(layer.parameters()).device
-    context = contextlib.nullcontext()
+    device, contexts = next(layer.parameters()).device, contextlib.ExitStack()
     if not is_cpu(device):
-        context = torch.autocast(device.type, enabled=False)
-        positional, named = tree_map(_as_float32, (positional, named))
-    context.__enter__()
-    _left.contexts = [*getattr(_left, 'contexts', []), context]
+        dtype = torch.float32
+        if torch.is_autocast_enabled(device.type) and torch.is_grad_enabled():
+            dtype = recurrent_dtype(device)
+        contexts.enter_context(torch.autocast(device.type, enabled=False))
+        contexts.enter_context(_weights_in(dtype, layer))
+        positional, named = tree_map(functools.partial(_as, dtype), (positional, named))
+    _left.contexts = [*getattr(_left, 'contexts', []), contexts]
     return positional, named
 
 
 def _return_to_autocast(layer, arguments, output):
-    _left.contexts.pop().__exit__(None, None, None)
+    _left.contexts.pop().close()
 
 
-def _as_float32(value):
+@contextlib.contextmanager
+def _weights_in(dtype, layer):
+    """Within the block a recurrent layer computes with its weights in another dtype."""
+    weights = layer._flat_weights
+    layer._flat_weights = [weight.to(dtype) for weight in weights]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'RNN module weights are not part of single')
+            yield
+    finally:
+        layer._flat_weights = weights
+
+
+def _as(dtype, value):
     is_number = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return value.float() if is_number else value
+    return value.to(dtype) if is_number else value
 
 
 # ---- Memory ----
@@ -279,4 +313,4 @@ def words_between_checks(device):
 
 def decoding_batch(device, beam_size=1):
     """How many images are captioned at once; each of their captions takes memory on a GPU."""
-    return 256 if is_cpu(device) else max(1, 1024 // beam_size)
+    return 256 if is_cpu(device) else max(1, min(1024, 4096 // beam_size))

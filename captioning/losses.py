@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-# Scores at a time: as many as a cache of a CPU holds; a GPU is better given all at once.
-PART = {'cpu': 2 ** 20, 'accelerator': 2 ** 26}
+PART = 2 ** 20    # scores at a time on a CPU: as many as its cache holds
 
 
 def cross_entropy(scores, targets, label_smoothing):
@@ -19,8 +18,9 @@ def cross_entropy(scores, targets, label_smoothing):
 
     (Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision.)
 
-    scores: (W, V), in float32 or less. targets: (W,), the words that people wrote. Returns (total,
-    nats): what is trained on, and the plain cross-entropy, which is logged as the loss per word.
+    scores: (W, V), in float32 or less. targets: (W,), the words that people wrote, in a CUDA graph
+    also -1, where a row does not count. Returns (total, nats): what is trained on, and the plain
+    cross-entropy, which is logged as the loss per word.
     """
     nats, smoothing = caption_losses(scores, targets)
     return (1 - label_smoothing) * nats + label_smoothing * smoothing, nats
@@ -37,7 +37,9 @@ def caption_losses(scores, targets):
     The first is the cross-entropy in nats, the second that with the uniform distribution over all
     words, for label smoothing.
     """
-    return CaptionLosses.apply(scores, targets)
+    if scores.is_cpu:
+        return CaptionLosses.apply(scores, targets)
+    return GpuCaptionLosses.apply(_with_padding(scores), targets, scores.shape[1])
 
 
 class CaptionLosses(torch.autograd.Function):
@@ -72,9 +74,51 @@ class CaptionLosses(torch.autograd.Function):
 
 def _parts(scores, *others):
     """Split tensors of W rows alike, so that a part of the scores fits into the cache."""
-    size = PART['cpu' if scores.is_cpu else 'accelerator']
-    rows = max(1, size // scores.shape[1])
+    rows = max(1, PART // scores.shape[1])
     return zip(*(tensor.split(rows) for tensor in (scores, *others)), strict=True)
+
+
+class GpuCaptionLosses(torch.autograd.Function):
+    """The same where memory is what takes the time: all scores at once, read twice.
+
+    What is kept are the probabilities, in the precision of the scores; their gradient is a multiple
+    of them, but for a constant and the word that was written. Rows whose target is -1 add nothing,
+    nor do columns after the vocabulary of V words.
+    """
+
+    @staticmethod
+    def forward(ctx, scores, targets, V):
+        counts, words = targets >= 0, targets.clamp(min=0)[:, None]
+        scores.detach()[:, V:] = -torch.inf
+        probabilities = scores.softmax(dim=1)
+        log_probs = probabilities.gather(1, words).float().log().squeeze(1)     # (W,)
+        log_sums = scores.gather(1, words).float().squeeze(1) - log_probs
+        uniform = log_sums - scores[:, :V].mean(dim=1, dtype=torch.float32)
+        ctx.V = V
+        ctx.save_for_backward(probabilities, words, counts)
+        return -(log_probs * counts).sum(), (uniform * counts).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_nats, of_uniform):
+        probabilities, words, counts = ctx.saved_tensors
+        counts = counts[:, None].float()                                        # (W, 1)
+        scale = ((of_nats + of_uniform) * counts).to(probabilities)
+        constant = (-of_uniform / ctx.V * counts).to(probabilities)
+        gradients = torch.addcmul(constant, probabilities, scale)
+        gradients[:, ctx.V:] = 0
+        gradients.scatter_add_(1, words, (-of_nats * counts).to(gradients))
+        return gradients, None, None
+
+
+def _with_padding(scores):
+    """The whole of which scores (W, V) are the first columns, where AlignedLinear in model.py added
+    some: to copy them out of it would take as long as the loss."""
+    whole = scores._base
+    shape = len(scores), scores.stride(0)
+    if whole is None or whole.shape != shape or whole.data_ptr() != scores.data_ptr():
+        return scores
+    return whole
 
 
 def policy_loss(scores, targets, advantages, words):

@@ -103,8 +103,8 @@ def test_tensors_of_both_memories_have_a_backend():
 def test_a_recurrent_layer_is_as_before_on_a_cpu():
     """Whatever the precision, and however it is called."""
     plain = torch.nn.GRU(4, 4, batch_first=True)
-    layer = devices.recurrent_in_float32(copy.deepcopy(plain))
-    assert devices.recurrent_in_float32(layer) is layer    # once more changes nothing
+    layer = devices.recurrent_out_of_autocast(copy.deepcopy(plain))
+    assert devices.recurrent_out_of_autocast(layer) is layer    # once more changes nothing
     assert len(layer._forward_pre_hooks) == 1
     inputs, state = torch.randn(2, 3, 4), torch.randn(1, 2, 4)
     for arguments, named in (((inputs,), {}), ((inputs, state), {}), ((inputs,), {'hx': state}),
@@ -120,9 +120,10 @@ def test_a_recurrent_layer_is_as_before_on_a_cpu():
 
 def test_a_state_given_by_name_is_float32_too(monkeypatch):
     """Of a GPU, as which the device 'meta' stands here."""
-    layer = devices.recurrent_in_float32(torch.nn.GRU(4, 4, batch_first=True).to('meta'))
+    layer = devices.recurrent_out_of_autocast(torch.nn.GRU(4, 4, batch_first=True).to('meta'))
     inputs = torch.empty(2, 3, 4, device='meta', dtype=torch.bfloat16)
     state = torch.empty(1, 2, 4, device='meta', dtype=torch.bfloat16)
     monkeypatch.setattr(torch, 'autocast', lambda kind, enabled: contextlib.nullcontext())
+    monkeypatch.setattr(torch, 'is_autocast_enabled', lambda kind: False)
     for arguments, named in (((inputs, state), {}), ((), {'input': inputs, 'hx': state})):
         assert layer(*arguments, **named)[0].dtype == torch.float32

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from captioning import devices, files
-from captioning.doctor import agreement, examination
+from captioning.doctor import agreement, trials
 from captioning.doctor import speed as speeds
 from captioning.doctor.agreement import Step, like_step
 from captioning.doctor.machine import machine_rows
@@ -27,7 +27,7 @@ from captioning.doctor.report import (
 )
 from captioning.doctor.sizes import QUICK
 from captioning.doctor.speed import Speed
-from captioning.doctor.trials import Outcome, Trial
+from captioning.doctor.trials import Outcome
 from captioning.doctor.yardsticks import Work, Yardsticks
 from captioning.encoding import FrozenBackbone
 from model import EncoderCNN
@@ -63,7 +63,8 @@ def test_the_report_has_every_section_and_leaves_the_repository_alone():
     before = content()
     status, output = run_doctor()
     assert not status and content() == before
-    sections = ['Machine', 'Chosen for it', 'Right: this device beside a CPU in float32', 'Fast']
+    sections = ['Machine', 'Chosen for it', 'Right: this device beside a CPU in float32', 'Fast',
+                'Settings that are off by default']
     titles = [line for line in output.splitlines() if line and line[0] != ' ']
     assert titles[:-1] == sections and titles[-1].startswith('Summary: 2 right, 0 WRONG')
     assert all(len(line) <= 100 for line in output.splitlines())
@@ -71,8 +72,9 @@ def test_the_report_has_every_section_and_leaves_the_repository_alone():
     assert '5 of 5 equal' in lines['captions, CPU, float32']
     assert 'difference 0.0e+00' in lines['a run stopped and continued']
     assert lines['features'].endswith('does not apply: a CPU that computes in float32 alone')
+    assert lines['--cuda-graphs'].endswith('does not apply: this device has none')
     for name in ('encoding, batches of 2', 'from files to features', 'captions decoded, greedy',
-                 "COCO's epoch, attention on grids, 16"):
+                 "COCO's epoch, attention, 16"):
         assert AS_EXPECTED in lines[name] or SLOWER in lines[name]
 
 
@@ -83,11 +85,13 @@ def test_wrong_captions_end_with_status_1_and_other_checks_go_on(monkeypatch):
     def only_captions(device):
         return [('captions', functools.partial(agreement.captions_agree, device))]
 
-    trial = Trial('compiled', lambda device, size: Outcome(1.0, 2.0, 'captions/s', agrees=True))
+    def trial(speed):
+        return Outcome(1.0, 2.0, 'captions/s', agrees=True)
+
     monkeypatch.setattr(FrozenBackbone, 'encode', mean_image)
     monkeypatch.setattr(agreement, 'checks', only_captions)
     monkeypatch.setattr(Speed, 'checks', lambda speed: [('broken', lambda: 1 / 0)])
-    monkeypatch.setattr(examination, 'TRIALS', (trial,))
+    monkeypatch.setattr(trials, 'TRIALS', {'--fast': trial})
     status, output = run_doctor()
     assert status == 1
     assert 'not what the captioner that ships wrote' in output

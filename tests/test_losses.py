@@ -11,7 +11,7 @@ from captioning.losses import LOSSES, caption_losses, policy_loss
 @pytest.mark.parametrize('part', [1, 20, 1000], ids=['row by row', 'some rows', 'at once'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
 def test_sums_and_gradients_are_those_of_pytorch(part, dtype, monkeypatch):
-    monkeypatch.setitem(losses.PART, 'cpu', part)
+    monkeypatch.setattr(losses, 'PART', part)
     scores = (3 * torch.randn(9, 7)).to(dtype).requires_grad_()
     targets = torch.randint(7, (9,))
     nats, smoothing = caption_losses(scores, targets)

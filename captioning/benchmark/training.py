@@ -28,6 +28,7 @@ from captioning.tables import text_table
 from captioning.training import make_settings
 from captioning.training.epoch import train_step
 from captioning.training.features_phase import FeaturesPhase
+from captioning.training.step_graphs import PackedBatch, unpacked
 from captioning.training.trained_model import TrainedModel
 from captioning.transforms import make_transform
 from data_loader import CoCoDataset, get_loader
@@ -107,14 +108,20 @@ def features_phase(captions, vocab, device=None, **values):
 
 def training_rates(phase, steps=30, warm_up=WARM_UP):
     """How fast a phase trains, after a few steps to warm up -> Rates."""
-    batches = phase.batches(epoch=0, first_batch=0)    # laid out ahead by the first of them
+    batches = iter(phase.batches(epoch=0, first_batch=0))    # laid out ahead by the first of them
     take_steps(phase, itertools.islice(batches, warm_up))
     measured = list(itertools.islice(batches, steps))
     captions = sum(batch.captions for batch in measured)
     operations = sum(step_operations(phase, batch) for batch in measured)
     total = seconds(lambda: take_steps(phase, measured))
-    again = phase.batches(epoch=0, first_batch=0)
-    start = seconds(lambda: next(again))
+    again = None
+
+    def begin():
+        nonlocal again
+        again = iter(phase.batches(epoch=0, first_batch=0))
+        next(again)
+
+    start = seconds(begin)
     making = seconds(lambda: list(itertools.islice(again, len(measured))))
     total += making
     return Rates(captions / total, making / total, operations / total / 1e9, start)
@@ -127,6 +134,8 @@ def take_steps(phase, batches):
 
 def step_operations(phase, batch):
     """Multiplications and additions of a step's matrix products, padding included."""
+    if isinstance(batch, PackedBatch):
+        batch = unpacked(batch, phase.train)
     decoder = phase.model.decoder
     E, H = decoder.lstm.input_size, decoder.lstm.hidden_size
     V = decoder.linear.out_features

@@ -11,7 +11,7 @@ from captioning.doctor.machine import choice_rows, machine_rows
 from captioning.doctor.report import Report
 from captioning.doctor.sizes import size_for
 from captioning.doctor.speed import Speed
-from captioning.doctor.trials import TRIALS, tried
+from captioning.doctor.trials import trials
 
 
 def examine(device, quick=False):
@@ -25,9 +25,7 @@ def examine(device, quick=False):
     report.table('Chosen for it', functools.partial(choice_rows, device))
     report.section('Right: this device beside a CPU in float32', agreement.checks(device))
     report.section('Fast', speed.checks())
-    if TRIALS:
-        report.section('Settings that are off by default', [
-            (trial.setting, functools.partial(tried, trial, device, size)) for trial in TRIALS])
+    report.section('Settings that are off by default', trials(speed))
     print(f'\n{report.summary()}{_about_gpu()}')
     return report
 

@@ -161,7 +161,7 @@ def choice_rows(device):
     return [
         ('encoder and decoding', short(devices.fast_dtype(device))),
         ('training', short(devices.training_dtype(device))),
-        ('recurrent layers', 'as the rest' if on_cpu else 'float32'),
+        ('recurrent layers', f'{short(devices.recurrent_dtype(device))} in training'),
         ('loading workers', str(workers_for(device, COCO_IMAGES))),
         ('length groups', str(devices.length_groups(device))),
         ('words between checks', str(devices.words_between_checks(device))),

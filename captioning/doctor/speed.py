@@ -39,6 +39,8 @@ SHARES = {'encoding': (0.35, 0.25), 'files': (0.6, 0.4), 'every': (0.3, 0.2),
 # Seconds on an H100 for COCO's training images, and for an epoch of its captions.
 H100_ENCODING = 10
 H100_EPOCH = {('every', 128): 5, ('every', 512): 2, ('attention', 512): 10}
+RECORDING = 16          # times the steps to warm up: in them most graphs are recorded
+GRAPH_CALLS = 14        # of a step as a CUDA graph
 DRIFT = 1.3             # times: where a yardstick changes so much, other work is running
 METHODS = (('greedy', greedy, {}), ('beam of 3', beam_search, {'beam_size': 3}))
 
@@ -51,8 +53,9 @@ class Speed:
 
     def __init__(self, device, size):
         self.device, self.size = device, size
-        self.fast, self.training = fast_dtype(device), training_dtype(device)
+        self.fast, self.trained_in = fast_dtype(device), training_dtype(device)
         self.on_h100 = not is_cpu(device) and 'H100' in device_name(device)
+        self.has_graphs = hasattr(torch.get_device_module(device), 'CUDAGraph')
         self.load = load()    # before anything is measured
         self.yardsticks, self.encoding_rate = None, None
 
@@ -60,11 +63,12 @@ class Speed:
         """Pairs (name, function that returns a list of Finding)."""
         checks = [('yardsticks', self.measure_yardsticks), ('encoding', self.encoding),
                   ('from files to features', self.files)]
-        pairs = [('every', batch_size) for batch_size in self.size.batches]
-        pairs.append(('attention', self.size.batches[-1]))
-        for image, batch_size in pairs:
-            name, check = epoch_name(image, batch_size), functools.partial(self.epoch, image)
-            checks.append((name, functools.partial(check, batch_size)))
+        kinds = [('every', batch_size) for batch_size in self.size.batches]
+        kinds.append(('attention', self.size.batches[-1]))
+        for kind in kinds:
+            for graphs in (False, True) if self.has_graphs else (False,):
+                check = functools.partial(self.epoch, *kind, graphs)
+                checks.append((epoch_name(*kind, graphs), check))
         return [*checks, ('decoding', self.decoding), ('steadiness', self.steadiness)]
 
     # ---- What is expected ----
@@ -150,25 +154,34 @@ class Speed:
         count = 5 * size.grid_images
         return made_up_captions(count, size.grid_images, size.words, size.channels, PLACES)
 
-    def epoch(self, image, batch_size):
-        """Seconds of an epoch of COCO's captions: its beginning, and some steps extrapolated."""
-        size, attention = self.size, image == 'attention'
-        captions = self.grids if attention else self.pooled
+    @functools.cache    # noqa: B019, there is one Speed an examination
+    def training(self, image, batch_size, graphs):
+        """How fast steps are, by image, batch and cuda_graphs -> (Rates, their Work)."""
+        size = self.size
+        captions = self.grids if image == 'attention' else self.pooled
         phase = features_phase(captions, made_up_vocabulary(size.words), self.device, image=image,
-                               batch_size=batch_size, **size.model)
-        rates = training_rates(phase, size.steps, size.warm_up)
-        start = rates.start * COCO_CAPTIONS / len(captions.indices)
-        took = COCO_CAPTIONS / rates.captions + start
-        work = training_work(phase, rates, batch_size, PLACES if attention else 1)
+                               batch_size=batch_size, cuda_graphs=graphs, **size.model)
+        rates = training_rates(phase, size.steps, size.warm_up * (RECORDING if graphs else 1))
+        work = training_work(phase, rates, batch_size, PLACES if image == 'attention' else 1)
+        if graphs:
+            work = work._replace(calls=GRAPH_CALLS)
+        return rates._replace(start=rates.start * COCO_CAPTIONS / len(captions.indices)), work
+
+    def epoch(self, image, batch_size, graphs=False):
+        """Seconds of an epoch of COCO's captions: its beginning, and some steps extrapolated."""
+        rates, work = self.training(image, batch_size, graphs)
+        took = COCO_CAPTIONS / rates.captions + rates.start
         expected = None
-        if step_seconds := self.expected_seconds(work, self.training, image):
+        if step_seconds := self.expected_seconds(work, self.trained_in, image):
             expected = COCO_CAPTIONS / batch_size * step_seconds
-        if self.on_h100:
+        if self.on_h100 and graphs:
             expected = H100_EPOCH.get((image, batch_size), expected)
         measured = f'{number(took)} s, {number(rates.captions)}/s'
-        advice = self.advice(work, self.training,
-                             'try a larger --batch-size, with a higher --learning-rate')
-        return [in_time(epoch_name(image, batch_size), took, expected, measured, advice)]
+        to_try = ('paste this into an issue' if graphs or not self.has_graphs else
+                  'try --cuda-graphs, or a larger --batch-size with a higher --learning-rate')
+        advice = self.advice(work, self.trained_in, to_try)
+        name = epoch_name(image, batch_size, graphs)
+        return [in_time(name, took, expected, measured, advice)]
 
     # ---- Decoding ----
 
@@ -207,9 +220,9 @@ class Speed:
                         '' if steady else advice)]
 
 
-def epoch_name(image, batch_size):
-    features = 'attention on grids' if image == 'attention' else 'pooled features'
-    return f"COCO's epoch, {features}, {batch_size}"
+def epoch_name(image, batch_size, graphs=False):
+    features = 'attention' if image == 'attention' else 'pooled'
+    return f"COCO's epoch, {features}, {batch_size}{', graphs' if graphs else ''}"
 
 
 def device_name(device):

@@ -95,10 +95,11 @@ class DeviceTensor(torch.Tensor):
             raise RuntimeError('Only Tensors created explicitly by the user (graph leaves) support '
                                'the deepcopy protocol at the moment.')
         copied = self.detach().clone()
-        if isinstance(self, torch.nn.Parameter):
+        is_parameter = isinstance(self, torch.nn.Parameter)
+        if is_parameter:
             copied = torch.nn.Parameter(copied)
         memo[id(self)] = copied.requires_grad_(self.requires_grad)
-        if self.grad is not None:
+        if self.grad is not None and not is_parameter:
             copied.grad = self.grad.detach().clone()
         return copied
 

@@ -75,13 +75,8 @@ def train_step(phase, batch, seed):
     nats: cross-entropy summed over the words of all processes; reward: as in StepLoss.
     """
     phase.seed_step(seed)
-    loss, nats, reward = phase.step_loss(batch)
-    phase.optimizer.zero_grad()
-    # DistributedDataParallel takes the mean over ranks; the sum is meant.
-    (loss * distributed.ranks()).backward()
-    norm = torch.nn.utils.clip_grad_norm_(phase.parameters, phase.settings.clip_norm)
-    phase.optimizer.step()
-    return norm, distributed.total(nats.detach()), reward
+    norm, nats, reward = phase.update(batch)
+    return norm, distributed.total(nats), reward
 
 
 def step_seed(run):

@@ -1,6 +1,7 @@
 """First phase: head and decoder learn from features of the frozen CNN, kept on disk."""
 
 from captioning.training.phase import Phase
+from captioning.training.step_graphs import StepGraphs, told_reason_against
 from captioning.training.steps import CaptionItems, ImageItems, images_per_step
 
 
@@ -18,3 +19,14 @@ class FeaturesPhase(Phase):
         else:
             items = CaptionItems(train, settings.batch_size)
         super().__init__(settings, model, train, val, items, rate=settings.learning_rate)
+        self.graphs = None
+        if settings.cuda_graphs and not told_reason_against(self):
+            self.graphs = StepGraphs(self, super().update)
+
+    def batches(self, epoch, first_batch):
+        if self.graphs is None:
+            return super().batches(epoch, first_batch)
+        return self.graphs.batches(epoch, first_batch)
+
+    def update(self, batch):
+        return super().update(batch) if self.graphs is None else self.graphs.update(batch)

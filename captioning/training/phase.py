@@ -15,7 +15,7 @@ from captioning.batch_targets import BatchTargets
 from captioning.devices import (
     computed_in,
     length_groups,
-    recurrent_in_float32,
+    recurrent_out_of_autocast,
     training_dtype,
 )
 from captioning.losses import LOSSES
@@ -38,7 +38,7 @@ class Network(nn.Module):
     def __init__(self, encoder, decoder, tuned):
         super().__init__()
         self.tuned, self.embed = tuned, encoder.embed
-        self.decoder = recurrent_in_float32(decoder)
+        self.decoder = recurrent_out_of_autocast(decoder)
 
     def forward(self, inputs, groups):
         """inputs: (B, ...). groups: list of TargetGroup -> list of scores (W, V)."""
@@ -113,7 +113,7 @@ class Phase:
         shares = list(self.sampler)    # this process's items of each batch
         if not shares:
             return
-        targets = BatchTargets(self.train, list(map(self._captions, shares)), self.length_groups)
+        targets = BatchTargets(self.train, list(map(self.captions_of, shares)), self.length_groups)
         for number, inputs in enumerate(self.inputs(shares)):
             global_items = self.sampler.global_batch(first_batch + number)
             captions = self.items.caption_indices(global_items)
@@ -121,7 +121,8 @@ class Phase:
                         groups=targets[number], words=self.train.words(captions),
                         captions=len(captions))
 
-    def _captions(self, items):
+    def captions_of(self, items):
+        """Indices of the captions of a batch of items, and which of its inputs each belongs to."""
         return self.items.caption_indices(items), self.items.inputs_of_captions(items)
 
     def inputs(self, batches):
@@ -130,9 +131,9 @@ class Phase:
         Here features (B, C) or (B, P, C) of the items' images, each in one of its views.
         """
         rows = [self.items.rows(items) for items in batches]
-        return self.train.feature_batches(rows, self._views(batches))
+        return self.train.feature_batches(rows, self.views_of(batches))
 
-    def _views(self, batches):
+    def views_of(self, batches):
         """Which view of its image each item is shown in, batch by batch; None if there is one."""
         settings = self.settings
         if settings.views == 1:
@@ -140,6 +141,17 @@ class Phase:
         views = random_views(settings.seed, self.sampler.epoch, self.items.items.max() + 1,
                              settings.views)
         return [views[items] for items in batches]
+
+    def update(self, batch):
+        """Change the weights by one step -> (gradient norm, nats, reward), the latter as in
+        StepLoss."""
+        loss, nats, reward = self.step_loss(batch)
+        self.optimizer.zero_grad()
+        # DistributedDataParallel takes the mean over ranks; the sum is meant.
+        (loss * distributed.ranks()).backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+        self.optimizer.step()
+        return norm, nats.detach(), reward
 
     def step_loss(self, batch):
         """What a step makes smaller -> StepLoss."""

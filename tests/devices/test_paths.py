@@ -50,8 +50,11 @@ def test_a_run_learns_what_it_learns_on_a_cpu(small, device, exact, values):
         error = 1e-3 if device.type == 'pretend' or 'reward' not in line else 0.1
         for key in ('train_loss', 'val_loss', 'reward'):
             assert line.get(key, 0) == pytest.approx(other.get(key, 0), rel=error), key
-    if device.type == 'pretend' or 'reward' not in run.log[-1]:    # one word may be drawn otherwise
-        assert torch.allclose(weights(run).cpu(), weights(expected), atol=1e-3)
+    apart = (weights(run).cpu() - weights(expected)).abs() > 1e-3
+    if device.type == 'pretend':
+        assert not apart.any()
+    elif 'reward' not in run.log[-1]:    # one word may be drawn otherwise
+        assert apart.float().mean() < 0.01    # AdamW takes whole steps where a gradient is near 0
     results, scores = final_scores(run)
     assert len(results) == 2 and scores['CIDEr'] >= 0
 

@@ -138,6 +138,6 @@ def test_float16_in_the_recurrent_layer(settings, few_photos, device, pretended,
         operated = one_step(run, epoch.train_step).operated
         return {event.dtype for event in operated if 'lstm' in event.operation}
 
-    assert lstm_dtypes() == {torch.float32}
-    monkeypatch.setattr(phase, 'recurrent_in_float32', lambda decoder: decoder)
+    assert lstm_dtypes() == {torch.bfloat16}
+    monkeypatch.setattr(phase, 'recurrent_out_of_autocast', lambda decoder: decoder)
     assert torch.float16 in lstm_dtypes()

@@ -154,7 +154,7 @@ def test_deep_copies(device):
     copied = copy.deepcopy(network)
     assert copied.linear.weight is copied.embedding.weight is not network.linear.weight
     assert isinstance(copied.linear.weight, nn.Parameter)
-    assert torch.equal(copied.linear.weight.grad, network.linear.weight.grad)
+    assert copied.linear.weight.grad is None    # as of any Parameter
     with torch.no_grad():
         copied.linear.weight += 1
     assert not torch.equal(copied.linear.weight, network.linear.weight)
@@ -235,16 +235,15 @@ def test_second_derivatives_and_checkpoints(device):
 def test_a_resnet(device, assert_close):
     torch.manual_seed(0)
     network = resnet18(num_classes=3).to(memory_format=torch.channels_last)
-    images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 96, 96).contiguous(memory_format=torch.channels_last)
     moved = copy.deepcopy(network).to(device)
     on_device = images.to(device)
     assert on_device.is_contiguous(memory_format=torch.channels_last)
     assert moved.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     for trained, inputs in ((network, images), (moved, on_device)):
         trained(inputs).square().sum().backward()
-    # Batch norm over two images of one pixel amplifies rounding.
     torch.testing.assert_close(moved.fc.weight.grad.cpu(), network.fc.weight.grad, rtol=0.05,
-                               atol=0.05)
+                               atol=0.05)    # batch-norm amplifies rounding
     network.eval(), moved.eval()
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
         assert moved(on_device).dtype == torch.bfloat16

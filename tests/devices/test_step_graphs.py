@@ -1,0 +1,203 @@
+"""A step as a CUDA graph trains what a step does otherwise; on the pretended GPU, which has none,
+by one that computes a step again for each replay."""
+
+import contextlib
+import functools
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from training_helpers import open_run, weights
+
+from captioning.doctor.report import OK, WRONG
+from captioning.doctor.sizes import QUICK
+from captioning.doctor.speed import Speed
+from captioning.doctor.trials import tried, try_cuda_graphs
+from captioning.losses import LOSSES
+from captioning.training import features_phase, step_graphs
+from captioning.training.epoch import train_step
+from captioning.training.step_graphs import EMPTY, StepGraphs, ignores_padding, unpacked
+
+
+class PretendedGraphs(StepGraphs):
+    """A recording is the batch that was recorded; what the optimizer changed meanwhile is undone.
+    """
+
+    def __init__(self, phase, update):
+        self.replayed = 0
+        super().__init__(phase, update)
+
+    @contextlib.contextmanager
+    def recording(self, graph, pool, stream):
+        kept = [tensor.clone() for tensor in self.changed()]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(step_graphs, 'unpacked', self.noted)
+            yield
+        with torch.no_grad():
+            for tensor, value in zip(self.changed(), kept, strict=True):
+                tensor.copy_(value)
+        graph.replay = functools.partial(self.replay, self.recorded)
+
+    def noted(self, batch, train):
+        self.recorded = batch
+        return unpacked(batch, train)
+
+    def changed(self):
+        """What a step changes."""
+        network = self.phase.network
+        states = [list(state.values()) for state in self.phase.optimizer.state.values()]
+        return [*network.parameters(), *network.buffers(), *itertools.chain(*states)]
+
+    def replay(self, batch):
+        self.replayed += 1
+        norm, nats, _ = self.update_as_usual(unpacked(batch, self.phase.train))
+        self.graphs[batch.shape].norm.copy_(norm)
+        self.graphs[batch.shape].nats.copy_(nats)
+
+
+@pytest.fixture
+def graphs(device, module, monkeypatch):
+    """Graphs of the device, or pretended ones."""
+    if hasattr(module, 'broken'):
+        made = []
+
+        def make(phase, update):
+            made.append(PretendedGraphs(phase, update))
+            return made[-1]
+
+        class Stream:
+            def wait_stream(self, other):
+                pass
+
+        for name, value in {
+                'CUDAGraph': SimpleNamespace, 'Stream': Stream, 'current_stream': Stream,
+                'graph_pool_handle': tuple,
+                'stream': lambda stream: contextlib.nullcontext(),
+                'graph': lambda *values, **named: made[-1].recording(*values, **named)}.items():
+            monkeypatch.setattr(module, name, value, raising=False)
+        monkeypatch.setattr(features_phase, 'StepGraphs', make)
+
+
+VALUES = {'batch_size': 8, 'epochs': 2, 'dropout': 0.0}
+
+
+def taken(run, epochs=2):
+    """Take the steps of some epochs -> (the norms and nats of each step)."""
+    run.phase.set_mode()
+    steps, rates = [], iter([0.01, 0.002, 0.03, 0.005] * 100)
+    for number in range(epochs):
+        for batch in run.phase.batches(number, 0):
+            rate = next(rates)
+            for group in run.phase.optimizer.param_groups:
+                group['lr'] = rate
+            norm, nats, _ = train_step(run.phase, batch, seed=0)
+            steps.append((norm.item(), nats.item() / batch.words))
+    return steps
+
+
+@pytest.mark.parametrize('image', ['every', 'attention'])
+def test_steps_are_those_that_are_taken_otherwise(settings, few_photos, device, exact, graphs,
+                                                  image):
+    values = {'cocoapi_loc': few_photos, 'image': image, **VALUES}
+    recorded = open_run(settings(name='recorded', **values, cuda_graphs=True), device=device)
+    usual = open_run(settings(name='usual', **values), device=device)
+    assert usual.phase.graphs is None
+    steps, expected = taken(recorded), taken(usual)
+    made = recorded.phase.graphs
+    assert not made.gave_up and 0 < len(made.graphs) < len(steps) / 2
+    if hasattr(made, 'replayed'):
+        assert made.replayed == len(steps) - len(made.seen)
+    assert torch.tensor(steps).allclose(torch.tensor(expected), rtol=1e-3)
+    assert (weights(recorded) - weights(usual)).abs().max() < 1e-3
+
+
+def test_a_run_with_graphs_is_saved_as_any(settings, few_photos, device, exact, graphs):
+    run = open_run(settings(cocoapi_loc=few_photos, **VALUES, cuda_graphs=True), device=device)
+    taken(run)
+    groups = run.phase.optimizer.state_dict()['param_groups']
+    assert {type(group['lr']) for group in groups} == {float}
+    assert not any(group['capturable'] for group in groups)
+
+
+def test_what_cannot_be_recorded_is_told(settings, few_photos, device, exact, graphs, monkeypatch,
+                                         capsys):
+    def told(**changes):
+        values = {'cocoapi_loc': few_photos, **VALUES, 'cuda_graphs': True, **changes}
+        run = open_run(settings(**values), device=device)
+        assert (run.phase.graphs is None) == bool(changes)
+        taken(run, epochs=1)
+        return capsys.readouterr().err
+
+    assert 'cuda_graphs' not in told()
+    assert 'dropout between layers' in told(num_layers=2, dropout=0.5)
+    monkeypatch.setitem(LOSSES, 'own', lambda scores, targets, smoothing: (scores.sum(),) * 2)
+    assert "the loss 'own' counts words" in told(loss='own')
+    assert not ignores_padding(LOSSES['own'], device)
+
+
+def test_a_step_that_fails_as_it_is_recorded_is_taken_as_usual(settings, few_photos, device, exact,
+                                                               graphs, monkeypatch, capsys):
+    def fails(self, graphs, batch):
+        raise RuntimeError('a wait is not possible here\nmore')
+
+    monkeypatch.setattr(step_graphs.StepGraph, '__init__', fails)
+    values = {'cocoapi_loc': few_photos, **VALUES}
+    run = open_run(settings(name='fails', **values, cuda_graphs=True), device=device)
+    usual = open_run(settings(name='usual', **values), device=device)
+    assert torch.tensor(taken(run)).allclose(torch.tensor(taken(usual)), rtol=1e-3)
+    assert capsys.readouterr().err.count('since a wait is not possible here\n') == 1
+
+
+def test_a_device_without_graphs(settings, few_photos, device, pretended, capsys):
+    run = open_run(settings(cocoapi_loc=few_photos, **VALUES, cuda_graphs=True), device=device)
+    assert run.phase.graphs is None and 'has no graphs' in capsys.readouterr().err
+
+
+def test_a_packed_batch_is_the_batch(settings, few_photos, device, exact, graphs):
+    values = {'cocoapi_loc': few_photos, **VALUES, 'views': 2}
+    run = open_run(settings(name='packed', **values, cuda_graphs=True), device=device)
+    usual = open_run(settings(name='usual', **values), device=device)
+    usual.phase.length_groups = 1
+    batches = list(usual.phase.batches(1, 0))
+    for packed, batch in zip(run.phase.batches(1, 0), batches, strict=True):
+        (group,), (expected,) = unpacked(packed, run.train).groups, batch.groups
+        assert torch.equal(unpacked(packed, run.train).inputs, batch.inputs)
+        assert (packed.words, packed.captions) == (batch.words, batch.captions)
+        assert len(group.captions) == 16 and len(group.targets) == 256
+        b, T = expected.captions.shape
+        assert group.captions.shape[1] in (T, T + 1)
+        assert torch.equal(group.captions[:b, :T], expected.captions)
+        assert torch.equal(group.inputs[:b], expected.inputs)
+        W = len(expected.targets)
+        assert torch.equal(group.targets[:W], expected.targets)
+        assert torch.equal(group.captions.flatten()[group.scored[:W]], expected.targets)
+        assert set(group.targets[W:].tolist()) == {EMPTY}
+    assert run.phase.batches(1, len(batches)) == []
+
+
+def test_padding_has_no_loss_and_no_gradient(device):
+    scores = torch.randn(6, 5, device=device)
+    targets = torch.tensor([0, 4, EMPTY, 2, EMPTY, 1], device=device)
+    few, counts = scores[targets >= 0].clone().requires_grad_(), targets[targets >= 0]
+    scores.requires_grad_()
+    (total, nats), (expected, expected_nats) = (
+        LOSSES['cross_entropy'](*pair, 0.1) for pair in ((scores, targets), (few, counts)))
+    total.backward(), expected.backward()
+    assert nats.item() == pytest.approx(expected_nats.item(), rel=1e-5)
+    assert not scores.grad[targets < 0].any()
+    assert torch.allclose(scores.grad[targets >= 0].cpu(), few.grad.cpu(), atol=1e-5)
+    plain = torch.nn.functional.cross_entropy(few.detach().cpu(), counts.cpu(), reduction='sum')
+    assert nats.item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_the_doctor_tries_them(device, graphs, monkeypatch):
+    def verdict():
+        finding, = tried('--cuda-graphs', try_cuda_graphs, Speed(device, QUICK))
+        return finding.verdict
+
+    assert verdict() == OK
+    loss = LOSSES['cross_entropy']
+    monkeypatch.setitem(LOSSES, 'cross_entropy', lambda scores, targets, smoothing: [
+        sum * (2 if len(targets) == 256 else 1) for sum in loss(scores, targets, smoothing)])
+    assert verdict() == WRONG
