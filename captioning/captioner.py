@@ -34,6 +34,7 @@ from captioning.devices import (
     default_device,
     fast_dtype,
     moved,
+    placed,
     recurrent_out_of_autocast,
     use,
 )
@@ -63,8 +64,8 @@ class Captioner:
     """
 
     def __init__(self, encoder, decoder, vocab, transform, device, backbone_hash=None, untuned=()):
-        self.encoder = encoder.to(device).eval()
-        self.decoder = recurrent_out_of_autocast(decoder.to(device).eval())
+        self.encoder = placed(encoder, device).eval()
+        self.decoder = recurrent_out_of_autocast(placed(decoder, device).eval())
         self.vocab, self.transform = vocab, make_transform(**transform)
         self.device = torch.device(device)
         self.dtype = fast_dtype(self.device)

@@ -162,8 +162,9 @@ def recurrent_dtype(device):
 @functools.cache
 def _recurrent_layers_take(dtype, device):
     try:
-        layer = nn.LSTM(8, 8, device=device, dtype=dtype)
-        layer(torch.zeros(1, 1, 8, device=device, dtype=dtype))[0].sum().backward()
+        with _layout_as_it_is():
+            layer = nn.LSTM(8, 8, device=device, dtype=dtype)
+            layer(torch.zeros(1, 1, 8, device=device, dtype=dtype))[0].sum().backward()
     except RuntimeError:
         return False
     return True
@@ -219,11 +220,18 @@ def _weights_in(dtype, layer):
     weights = layer._flat_weights
     layer._flat_weights = [weight.to(dtype) for weight in weights]
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'RNN module weights are not part of single')
+        with _layout_as_it_is():
             yield
     finally:
         layer._flat_weights = weights
+
+
+@contextlib.contextmanager
+def _layout_as_it_is():
+    """Within the block nobody is warned that cuDNN copies weights into one piece of memory."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'RNN module weights are not part of single')
+        yield
 
 
 def _as(dtype, value):
@@ -232,6 +240,19 @@ def _as(dtype, value):
 
 
 # ---- Memory ----
+
+def placed(network, device):
+    """A network on a device -> the network.
+
+    One that is there stays as it is: `to` would give the weights of its recurrent layers another
+    place in the memory of a GPU, and what is recorded of training looks for them where they were.
+    """
+    device = torch.device(device)
+    places = {weight.device for weight in network.parameters()}
+    there = {place for place in places
+             if place.type == device.type and device.index in (None, place.index)}
+    return network if places == there else network.to(device)
+
 
 def moved(values, device):
     """An array or tensor -> a tensor on a device.

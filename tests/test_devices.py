@@ -100,6 +100,14 @@ def test_tensors_of_both_memories_have_a_backend():
     assert distributed._backends(torch.device('cpu')) == 'gloo'
 
 
+def test_a_network_that_is_there_stays_as_it_is(monkeypatch):
+    network, elsewhere = torch.nn.LSTM(2, 2), torch.nn.LSTM(2, 2, device='meta')
+    assert devices.placed(elsewhere, 'meta') is elsewhere
+    assert devices.placed(network, 'meta').weight_hh_l0.device.type == 'meta'
+    monkeypatch.setattr(torch.nn.Module, 'to', lambda *_: 1 / 0)
+    assert devices.placed(elsewhere, torch.device('meta')) is elsewhere
+
+
 def test_a_recurrent_layer_is_as_before_on_a_cpu():
     """Whatever the precision, and however it is called."""
     plain = torch.nn.GRU(4, 4, batch_first=True)

@@ -5,7 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from captioning import losses
-from captioning.losses import LOSSES, caption_losses, policy_loss
+from captioning.losses import (
+    LOSSES,
+    GpuCaptionLosses,
+    _with_padding,
+    caption_losses,
+    policy_loss,
+)
 
 
 @pytest.mark.parametrize('part', [1, 20, 1000], ids=['row by row', 'some rows', 'at once'])
@@ -24,6 +30,33 @@ def test_sums_and_gradients_are_those_of_pytorch(part, dtype, monkeypatch):
     assert torch.allclose((0.7 * nats + 0.3 * smoothing).double(), expected)
     error = 1e-6 if dtype == torch.float32 else 4e-3
     assert torch.allclose(scores.grad.double(), exact.grad, atol=error)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('columns', [7, 16], ids=['bare', 'padded'])
+def test_those_of_a_gpu_are_the_same(dtype, columns):
+    """Which takes any device: of scores that AlignedLinear padded, and with rows that only pad."""
+    whole = (3 * torch.randn(9, columns)).to(dtype).requires_grad_()
+    targets = torch.tensor([0, 6, -1, 2, 3, -1, 4, 5, 1])
+    counted = targets >= 0
+    scores = (1 * whole)[:, :7]
+    nats, smoothing = GpuCaptionLosses.apply(_with_padding(scores), targets, 7)
+    (0.7 * nats + 0.3 * smoothing).backward()
+    exact = whole.detach().double().requires_grad_()
+    expected = F.cross_entropy(exact[counted, :7], targets[counted], reduction='sum',
+                               label_smoothing=0.3)
+    expected.backward()
+    error = 1e-6 if dtype == torch.float32 else 8e-3
+    assert torch.allclose((0.7 * nats + 0.3 * smoothing).double(), expected, rtol=error)
+    assert torch.allclose(whole.grad.double(), exact.grad, atol=error)
+    assert not whole.grad[~counted].any() and not whole.grad[:, 7:].any()
+
+
+def test_padding_is_found_where_scores_are_its_first_columns():
+    whole = torch.zeros(4, 8)
+    assert _with_padding(whole[:, :5]) is whole and _with_padding(whole) is whole
+    for others in (whole[:, 2:7], whole[1:, :5], torch.zeros(4, 5), whole.T[:, :2]):
+        assert _with_padding(others) is others
 
 
 def test_smoothing_is_trained_on_and_not_logged():

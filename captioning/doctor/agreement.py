@@ -2,7 +2,7 @@
 
     findings = captions_agree(device)       # and so on: each check returns a list of Finding
 
-Bounds for accelerators are estimates where a comment says so: none was at hand.
+Bounds are above what was measured on CPUs and on an H100.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ NEAR = 0.05             # of features in 16 bits; bfloat16 on a CPU gives 0.01
 SAME_DIRECTION = 0.99
 VANISHED = 1e-3
 BATCH_WORDS = 5_900     # of 512 captions of COCO: the more, the smaller are gradients
-CONTINUED = 0.1         # on an accelerator, which adds up in any order: an estimate
+CONTINUED = 0.1         # on an accelerator, which adds up in any order; on an H100 it was 0
 # What the captioner that ships writes about the free photos, greedily, on a CPU in float32.
 CAPTIONS = {
     'astronaut.jpg': 'a man in a red jacket is standing on a roller coaster.',

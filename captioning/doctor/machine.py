@@ -156,7 +156,6 @@ def _load():
 
 def choice_rows(device):
     """Pairs (name, text) of what captioning/devices.py chooses for a device."""
-    on_cpu = devices.is_cpu(device)
     fitting = devices.fits(GRID_BYTES, device)
     return [
         ('encoder and decoding', short(devices.fast_dtype(device))),

@@ -4,8 +4,8 @@
     report.section('Fast', speed.checks())
 
 A piece of work is expected to take what the yardsticks say divided by a share that it should
-reach. The shares on a CPU are below what was measured on CPUs; those on an accelerator are
-estimates, since none was at hand. On an H100 the targets of the project take their place.
+reach. The shares are below what was measured: on CPUs, and on an H100 whose processor takes 9
+microseconds to start an operation. On an H100 the targets of the project take their place.
 """
 
 import functools
@@ -34,12 +34,11 @@ from captioning.transforms import least_decoded, make_pixels
 
 PLACES = 49             # of a grid of 7 x 7
 # Share of what the yardsticks allow that is expected, (on a CPU, on an accelerator).
-SHARES = {'encoding': (0.35, 0.25), 'files': (0.6, 0.4), 'every': (0.3, 0.2),
-          'attention': (0.25, 0.15), 'decoding': (0.25, 0.1)}
+SHARES = {'encoding': (0.35, 0.25), 'files': (0.6, 0.25), 'every': (0.3, 0.15),
+          'attention': (0.25, 0.1), 'decoding': (0.25, 0.1)}
 # Seconds on an H100 for COCO's training images, and for an epoch of its captions.
 H100_ENCODING = 10
 H100_EPOCH = {('every', 128): 5, ('every', 512): 2, ('attention', 512): 10}
-RECORDING = 16          # times the steps to warm up: in them most graphs are recorded
 GRAPH_CALLS = 14        # of a step as a CUDA graph
 DRIFT = 1.3             # times: where a yardstick changes so much, other work is running
 METHODS = (('greedy', greedy, {}), ('beam of 3', beam_search, {'beam_size': 3}))
@@ -161,7 +160,7 @@ class Speed:
         captions = self.grids if image == 'attention' else self.pooled
         phase = features_phase(captions, made_up_vocabulary(size.words), self.device, image=image,
                                batch_size=batch_size, cuda_graphs=graphs, **size.model)
-        rates = training_rates(phase, size.steps, size.warm_up * (RECORDING if graphs else 1))
+        rates = training_rates(phase, size.steps, size.warm_up)
         work = training_work(phase, rates, batch_size, PLACES if image == 'attention' else 1)
         if graphs:
             work = work._replace(calls=GRAPH_CALLS)

@@ -103,14 +103,24 @@ class StepGraphs:
     def __init__(self, phase, update):
         self.phase, self.update_as_usual = phase, update
         self.graphs, self.seen, self.gave_up = {}, set(), False
+        self.addresses = []
         self.module = torch.get_device_module(phase.device)
         self.stream, self.memory = self.module.Stream(), self.module.graph_pool_handle()
 
     def batches(self, epoch, first_batch):
         """As Phase.batches -> a list of PackedBatch."""
+        if self._weights_moved():
+            self.graphs.clear()
+            self.seen.clear()
         self.phase.sampler.set_epoch(epoch, first_batch)
         shares = list(self.phase.sampler)
         return pack(self.phase, shares) if shares else []
+
+    def _weights_moved(self):
+        """Are weights elsewhere in memory than at the epoch before, when graphs were recorded?"""
+        before = self.addresses
+        self.addresses = [weight.data_ptr() for weight in self.phase.parameters]
+        return self.addresses != before
 
     def update(self, batch):
         """As Phase.update."""

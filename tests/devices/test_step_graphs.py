@@ -15,7 +15,7 @@ from captioning.doctor.sizes import QUICK
 from captioning.doctor.speed import Speed
 from captioning.doctor.trials import tried, try_cuda_graphs
 from captioning.losses import LOSSES
-from captioning.training import features_phase, step_graphs
+from captioning.training import features_phase, step_graphs, validate
 from captioning.training.epoch import train_step
 from captioning.training.step_graphs import EMPTY, StepGraphs, ignores_padding, unpacked
 
@@ -118,6 +118,30 @@ def test_a_run_with_graphs_is_saved_as_any(settings, few_photos, device, exact, 
     groups = run.phase.optimizer.state_dict()['param_groups']
     assert {type(group['lr']) for group in groups} == {float}
     assert not any(group['capturable'] for group in groups)
+
+
+def test_graphs_are_recorded_anew_where_weights_moved(settings, few_photos, device, exact, graphs,
+                                                      monkeypatch):
+    values = {'cocoapi_loc': few_photos, **VALUES}
+    moving = open_run(settings(name='moving', **values, cuda_graphs=True), device=device)
+    usual = open_run(settings(name='usual', **values), device=device)
+    assert torch.tensor(taken(moving)).allclose(torch.tensor(taken(usual)), rtol=1e-3)
+    made = moving.phase.graphs
+    assert made.graphs and not made._weights_moved()
+    monkeypatch.setattr(made, '_weights_moved', lambda: True)
+    moving.phase.batches(0, 0)
+    assert not made.graphs and not made.seen
+
+
+def test_validation_leaves_the_weights_where_they_are(settings, few_photos, device):
+    run = open_run(settings(cocoapi_loc=few_photos), device=device)
+
+    def places():
+        return [getattr(weight, 'held', weight).data_ptr() for weight in run.phase.parameters]
+
+    before = places()
+    validate(run)
+    assert places() == before
 
 
 def test_what_cannot_be_recorded_is_told(settings, few_photos, device, exact, graphs, monkeypatch,
