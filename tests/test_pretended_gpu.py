@@ -29,12 +29,14 @@ def on_pretended_gpu(*paths):
         pytest.skip('; '.join(dict.fromkeys(reasons)))
 
 
-@pytest.mark.parametrize('files', [['test_paths.py'], ['test_planted_errors.py'],
+@pytest.mark.parametrize('files', [['test_paths.py'],
+                                   ['test_planted_errors.py', 'test_step_graphs.py'],
                                    ['test_pretence*.py', 'test_device_traffic.py']], ids=str)
 def test_on_the_pretended_gpu(files):
     on_pretended_gpu(*(str(path) for file in files for path in sorted(DEVICES.glob(file))))
 
 
 def test_no_test_of_devices_is_left_out():
-    parts = ('test_paths', 'test_planted_errors', 'test_pretence', 'test_device_traffic')
+    parts = ('test_paths', 'test_planted_errors', 'test_step_graphs', 'test_pretence',
+             'test_device_traffic')
     assert all(path.stem.startswith(parts) for path in DEVICES.glob('test_*.py'))
