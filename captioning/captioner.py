@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from captioning import files
 from captioning.beam_search import length_normalized
@@ -43,12 +44,13 @@ from captioning.model_files import build_encoder, load_model_file, recorded_sour
 from captioning.naming import Description, Naming, Seen
 from captioning.photos import as_seen, load_image
 from captioning.recognition import SharedEncoder, recognizer_for
+from captioning.recognition.untuned import pooled_rows
 from captioning.transforms import least_decoded, make_transform
 from vocabulary import Vocabulary
 
 SHIPPED = files.ROOT / 'models' / 'flickr8k_best.pt'
 ONE_PER_IMAGE = ('seeds', 'required', 'probabilities')
-CONSENSUS = 'consensus.pt'    # beside a checkpoint
+CONSENSUS = '.consensus.pt'    # in the place of a checkpoint's suffix, beside it
 
 
 class Captioner:
@@ -73,6 +75,17 @@ class Captioner:
         self.backbone_hash = backbone_hash
         self.untuned = {name: stage.to(device).eval() for name, stage in dict(untuned).items()}
         self.naming, self.consensus, self._shared_encoder = None, None, None
+
+    @property
+    def encoder_hash(self):
+        """Tells encoders apart, also by how they were tuned; the same when weights have been kept
+        in float16."""
+        stages = dict(self.encoder.backbone.named_children())
+        tuned = nn.ModuleDict({name: stages[name] for name in self.untuned})
+        hashes = [str(self.backbone_hash)]
+        if self.untuned:
+            hashes.append(weights_hash(copy.deepcopy(tuned).half()))
+        return '-'.join(hashes)
 
     # ---- From images to features ----
 
@@ -104,13 +117,12 @@ class Captioner:
 
     def see(self, images):
         """Images (N, 3, S, S) on the device -> Seen, which `describe` takes."""
-        if self.naming is None and self.consensus is None:
+        if self.naming is None:
             return Seen(self.encode(images))
         if self._shared_encoder is None:
             self._shared_encoder = SharedEncoder(self)
-        features, pooled = self._shared_encoder.encode(images)
-        recognizer = self.naming and self.naming.recognizer
-        return Seen(features, recognizer and recognizer.probabilities(pooled), pooled)
+        features, untuned = self._shared_encoder.encode(images)
+        return Seen(features, self.naming.recognizer.probabilities(untuned))
 
     # ---- From features to captions ----
 
@@ -162,10 +174,9 @@ class Captioner:
 
         texts: for each of the Seen images, or of these rows, a list of captions.
         """
-        if self.consensus is None or seen.pooled is None:
+        if self.consensus is None:
             return [np.zeros(len(captions)) for captions in texts]
-        pooled = seen.pooled if rows is None else seen.pooled[rows]
-        return self.consensus.support(pooled, texts)
+        return self.consensus.support(pooled_rows(seen.features, rows), texts)
 
     def _best_first(self, descriptions, support):
         """Descriptions of an image, sorted: the ended ones first, these by their scores."""
@@ -183,7 +194,7 @@ class Captioner:
     def caption_features(self, features, max_len=20, beam_size=1, rows=None):
         """Captions, a list of str, of features (N, ...), or of these rows; a beam of 1 is greedy.
 
-        Nothing is named, and no consensus asked: for that `describe` takes what `see` gives.
+        Nothing is named: for that `describe` takes what `see` gives.
         """
         return _texts(self.describe(Seen(features), beam_size, max_len, rows=rows))
 
@@ -206,8 +217,8 @@ def load_captioner(path=SHIPPED, device=None, model_file=None, names=None, conse
     path: default: the best that ships. device: default: the first that works. model_file: take the
     classes of that file (it is run) instead of model.py; the shipped checkpoints come with theirs.
     names: name what ImageNet's classifier sees; default: the shipped checkpoints do. consensus:
-    choose among several captions by what people would say, as the file consensus.pt beside the
-    checkpoint knows it (scripts/consensus.py makes it); default: where that file is.
+    choose among several captions by what people would say, as NAME.consensus.pt beside the
+    checkpoint NAME.pt knows it (scripts/consensus.py makes it); default: where that file is.
     Needs that file and the encoder weights that it names. FileNotFoundError and ValueError say what
     differs.
     """
@@ -229,7 +240,7 @@ def load_captioner(path=SHIPPED, device=None, model_file=None, names=None, conse
                           state['encoder']['backbone_hash'], untuned)
     if ships if names is None else names:
         name_things(captioner)
-    file = Path(path).with_name(CONSENSUS)
+    file = Path(path).with_suffix(CONSENSUS)
     if file.exists() if consensus is None else consensus:
         ask_consensus(captioner, file)
     return captioner
@@ -248,11 +259,11 @@ def ask_consensus(captioner, path):
     it cannot.
     """
     consensus = Consensus.load(path)
-    if consensus.backbone_hash != captioner.backbone_hash:
+    if consensus.encoder_hash != captioner.encoder_hash:
         raise ValueError(
-            f'{files.repository_path(path)} belongs to an encoder that started from '
-            f'{consensus.backbone_hash}, this captioner from {captioner.backbone_hash}. Make it '
-            'again: python -m scripts.consensus CHECKPOINT')
+            f'{files.repository_path(path)} belongs to an encoder with hash '
+            f'{consensus.encoder_hash}, that of this captioner has {captioner.encoder_hash}. Make '
+            'it again: python -m scripts.consensus CHECKPOINT')
     captioner.consensus = consensus
 
 
@@ -311,7 +322,7 @@ def export(path, output, weights=None):
     for name, text in recorded_sources(source).items():
         with files.write_aside(Path(output).with_name(name)) as aside:
             aside.write_text(text, 'utf-8')
-    consensus = Path(path).with_name(CONSENSUS)
-    if consensus.is_file() and Path(path).parent.resolve() != Path(output).parent.resolve():
-        with files.write_aside(Path(output).with_name(CONSENSUS)) as aside:
+    consensus = Path(path).with_suffix(CONSENSUS)
+    if consensus.is_file() and Path(path).resolve() != Path(output).resolve():
+        with files.write_aside(Path(output).with_suffix(CONSENSUS)) as aside:
             shutil.copyfile(consensus, aside)

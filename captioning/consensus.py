@@ -3,8 +3,8 @@
     consensus = consensus_for(captioner, data)          # of the training images
     consensus.expected_cider(features, candidates)      # of each caption of each image
     consensus.support(features, texts)                  # the same, weighed for beam search
-    consensus.save('consensus.pt')
-    consensus = Consensus.load('consensus.pt')
+    consensus.save('best.consensus.pt')
+    consensus = Consensus.load('best.consensus.pt')
 
 A caption scores high in CIDEr if it has the n-grams of the captions that people wrote. Which these
 are can be foretold as a whole: for each n-gram its mean share in an image's captions, weighed as
@@ -26,7 +26,7 @@ from captioning.cider import LONGEST_NGRAM, SCALE
 from captioning.features import split_features
 from captioning.files import write_aside
 from captioning.recognition.linear import read_weights, roots
-from captioning.recognition.untuned import untuned_encoder
+from captioning.recognition.untuned import pooling_encoder
 from vocabulary import tokenize
 
 CENTRES = 6000          # of the kernel, at most
@@ -46,12 +46,12 @@ class Consensus:
 
     ngrams: NGrams. state: {name: tensor}, as fit_consensus makes it: 'mean' (C,) and 'directions'
     (C, D) of the roots of features, 'centres' (M, D) and 'width' of the kernel, 'weight' (M, R),
-    'basis' (R, G), and 'usual' (G,), the mean of what is foretold. backbone_hash: of the CNN whose
-    features it reads, as its weights file has it. `.weight`: of the expected CIDEr in `support`.
+    'basis' (R, G), and 'usual' (G,), the mean of what is foretold. encoder_hash: that of the
+    captioner whose features it reads. `.weight`: of the expected CIDEr in `support`.
     """
 
-    def __init__(self, ngrams, state, backbone_hash=None):
-        self.ngrams, self.state, self.backbone_hash = ngrams, state, backbone_hash
+    def __init__(self, ngrams, state, encoder_hash=None):
+        self.ngrams, self.state, self.encoder_hash = ngrams, state, encoder_hash
         self.weight = WEIGHT
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ class Consensus:
     def save(self, path):
         """Write it to a file, in float16."""
         content = {'state': {name: value.half() for name, value in self.state.items()},
-                   'images': self.ngrams.images, 'backbone_hash': self.backbone_hash,
+                   'images': self.ngrams.images, 'encoder_hash': self.encoder_hash,
                    'images_with': {' '.join(gram): count
                                    for gram, count in self.ngrams.images_with.items()}}
         with write_aside(path) as aside:
@@ -100,7 +100,7 @@ class Consensus:
             ngrams = NGrams(content['images'], {tuple(text.split(' ')): count for text, count
                                                 in content['images_with'].items()})
             state = {name: value.float() for name, value in content['state'].items()}
-            return cls(ngrams, state, content['backbone_hash'])
+            return cls(ngrams, state, content['encoder_hash'])
 
         return read_weights(path, of_content, 'consensus')
 
@@ -168,10 +168,11 @@ def _ngrams_up_to_longest(words):
 # ---- Kernel ridge regression ----
 
 def consensus_for(captioner, data):
-    """Learn from the training images of a CaptionData, as a captioner's CNN saw them before any
-    tuning -> Consensus. ValueError where the captioner was not trained on these captions.
+    """Learn from the training images of a CaptionData, as a captioner sees them -> Consensus.
+
+    ValueError where the captioner was not trained on these captions.
     """
-    features, unreadable, images = split_features(untuned_encoder(captioner), data, 'train')
+    features, unreadable, images = split_features(pooling_encoder(captioner), data, 'train')
     captions = {image['id']: [] for image in images}
     for entry in data.annotations('train')['annotations']:
         if entry['image_id'] in captions:
@@ -180,7 +181,7 @@ def consensus_for(captioner, data):
     _check_words(of_rows, captioner.vocab, data)
     rows = [row for row in np.setdiff1d(np.arange(len(images)), unreadable) if of_rows[row]]
     return fit_consensus(torch.tensor(np.array(features[rows])), [of_rows[row] for row in rows],
-                         captioner.backbone_hash)
+                         captioner.encoder_hash)
 
 
 def _check_words(captions, vocab, data):
@@ -193,7 +194,7 @@ def _check_words(captions, vocab, data):
 
 
 @torch.no_grad()
-def fit_consensus(features, captions, backbone_hash=None, centres=CENTRES, decay=DECAY):
+def fit_consensus(features, captions, encoder_hash=None, centres=CENTRES, decay=DECAY):
     """Learn from training images -> Consensus.
 
     features: (N, C), pooled. captions: of each image a list of captions, each a list of words.
@@ -218,7 +219,7 @@ def fit_consensus(features, captions, backbone_hash=None, centres=CENTRES, decay
     weight = _ridge_solution(products, targets, state, decay)                   # (M, G)
     state['basis'] = _strongest(weight, products.float(), generator)            # (R, G)
     state['weight'] = weight @ state['basis'].T                                 # (M, R)
-    return Consensus(ngrams, state, backbone_hash)
+    return Consensus(ngrams, state, encoder_hash)
 
 
 def _normal_equations(features, captions, ngrams, state):

@@ -56,13 +56,11 @@ class Seen(NamedTuple):
     """What a captioner has of N images before it says anything.
 
     features: its own, (N, C) or (N, P, C). probabilities: of the recognizer's words, (N, W), or
-    None where nothing is recognized. pooled: (N, C), of the CNN before any tuning, for a consensus,
-    or None.
+    None where nothing is recognized.
     """
 
     features: object
     probabilities: object = None
-    pooled: object = None
 
 
 class Recognized(NamedTuple):

@@ -39,7 +39,7 @@ def add_choice_options(parser):
                         'do)')
     parser.add_argument('--consensus', action=argparse.BooleanOptionalAction,
                         help='choose among several captions by what people would say (default: '
-                        'where consensus.pt is beside the checkpoint)')
+                        'where NAME.consensus.pt is beside NAME.pt)')
 
 
 def _end(*_):

@@ -1,6 +1,6 @@
 """Let a captioner choose among several captions by what people would say of the photo.
 
-    python -m scripts.consensus runs/NAME/best.pt      # writes runs/NAME/consensus.pt
+    python -m scripts.consensus runs/NAME/best.pt      # writes runs/NAME/best.consensus.pt
 
 It is learned from the training photos and their captions, without training the captioner anew
 (captioning/consensus.py): a minute for 6,000 photos. Whatever loads a checkpoint beside that file
@@ -26,7 +26,7 @@ def main():
     args = parser.parse_args()
     captioner = load_captioner(args.checkpoint, model_file=args.model_file, names=False,
                                consensus=False)
-    output = Path(args.checkpoint).with_name(CONSENSUS)
+    output = Path(args.checkpoint).with_suffix(CONSENSUS)
     consensus_for(captioner, find_data(args.cocoapi_loc)).save(output)
     print(f'{output}: {output.stat().st_size / 1e6:.1f} MB')
 

@@ -20,10 +20,9 @@ $python -m scripts.train --name flickr8k-reward --image attention --views 2 --st
 for pair in plain:plain reward:best; do
     $python -m scripts.checkpoint "runs/flickr8k-${pair%:*}/best.pt" --output "models/flickr8k_${pair#*:}.pt"
 done
-# What people would say, by which both choose among the captions of a beam.
-$python -m scripts.consensus models/flickr8k_best.pt
-
 for name in plain best; do
+    # What people would say, by which it chooses among the captions of a beam.
+    $python -m scripts.consensus "models/flickr8k_$name.pt"
     for size in greedy:1 beam:5; do
         $python -m scripts.evaluate "models/flickr8k_$name.pt" --split test --beam-size "${size#*:}" \
             --results-out "models/flickr8k_test_${name}_${size%:*}.json"

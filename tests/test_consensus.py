@@ -1,5 +1,6 @@
 """What people would say of an image, foretold: the CIDEr that is expected, and what it chooses."""
 
+import copy
 import json
 import shutil
 import sys
@@ -7,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from training_helpers import open_run, train
 
 from captioning import consensus, files
@@ -98,9 +100,9 @@ def test_parts_of_the_images_at_a_time_give_the_same(scenes, monkeypatch):
 def test_a_file_gives_the_same(scenes, tmp_path):
     features, captions = scenes
     known = fit_consensus(features, captions, 'abc')
-    known.save(tmp_path / 'consensus.pt')
-    again = Consensus.load(tmp_path / 'consensus.pt')
-    assert again.backbone_hash == 'abc' and again.weight == known.weight
+    known.save(tmp_path / 'a.consensus.pt')
+    again = Consensus.load(tmp_path / 'a.consensus.pt')
+    assert again.encoder_hash == 'abc' and again.weight == known.weight
     candidates = [[both[0], []] for both in captions]
     for one, other in zip(known.expected_cider(features, candidates),
                           again.expected_cider(features, candidates), strict=True):
@@ -161,16 +163,15 @@ def test_the_command_learns_from_the_photos_of_a_run(run, dataset, tmp_path, mon
     best = run.folder / 'best.pt'
     monkeypatch.setattr(sys, 'argv', ['consensus', str(best), '--cocoapi-loc', str(dataset)])
     command.main()
-    assert f'{best.with_name("consensus.pt")}: 0.' in capsys.readouterr().out
+    assert f'{best.with_name("best.consensus.pt")}: 0.' in capsys.readouterr().out
     captioner, data = load_captioner(best, 'cpu'), CaptionData(dataset)
     assert captioner.naming is None
     assert captioner.consensus.ngrams.images == len(data.images('train')) - 1
     seen, rows, _ = seen_split(captioner, data, 'train')
     references = References(data.annotation_file('train'), annotations=data.annotations('train'))
     texts = [references.tokens[image['id']] for image in data.images('train')]
-    own = captioner.consensus.support(seen.pooled[rows], [texts[row] for row in rows])
-    others = captioner.consensus.support(
-        seen.pooled[rows], [texts[row] for row in np.roll(rows, 1)])
+    own = captioner.support(seen, [texts[row] for row in rows], rows)
+    others = captioner.support(seen, [texts[row] for row in np.roll(rows, 1)], rows)
     assert np.mean(np.concatenate(own)) > 1.3 * np.mean(np.concatenate(others))
     (tmp_path / 'given').mkdir()
     export(best, tmp_path / 'given' / 'mine.pt')
@@ -210,7 +211,7 @@ def captioner():
 
 def test_it_orders_the_captions_of_a_beam_and_no_others(captioner, monkeypatch):
     features = torch.randn(4, 512, generator=torch.Generator().manual_seed(1)).abs()
-    seen = Seen(features, pooled=features)
+    seen = Seen(features)
     before = captioner.describe(seen, beam_size=8, count=8)
     monkeypatch.setattr(captioner, 'consensus', Preferring('cat'))
     after = captioner.describe(seen, beam_size=8, count=8, rows=[2, 0])
@@ -221,8 +222,10 @@ def test_it_orders_the_captions_of_a_beam_and_no_others(captioner, monkeypatch):
         cats = [one.text.split().count('cat') for one in descriptions]
         assert max(cats) > 0 and ended == sorted(ended, reverse=True)
         assert cats[:sum(ended)] == sorted(cats[:sum(ended)], reverse=True)
-    assert captioner.describe(Seen(features), beam_size=8, count=8) == before    # not asked
-    assert captioner.describe(seen, 1) == captioner.describe(Seen(features), 1)  # greedy
+    greedy = captioner.describe(seen, 1)
+    monkeypatch.setattr(captioner, 'consensus', None)
+    assert captioner.describe(seen, 1) == greedy
+    assert captioner.describe(seen, beam_size=8, count=8) == before
 
 
 class Zebras:
@@ -234,7 +237,7 @@ class Zebras:
 
 def test_it_helps_to_choose_among_captions_with_names(captioner, monkeypatch):
     features = torch.randn(4, 512, generator=torch.Generator().manual_seed(1)).abs()
-    seen = Seen(features, torch.tensor([[0.0, 0.5]] * 4), features)
+    seen = Seen(features, torch.tensor([[0.0, 0.5]] * 4))
     said = {}
     for word in ('runs', 'zebra'):
         monkeypatch.setattr(captioner, 'consensus', Preferring(word))
@@ -244,18 +247,38 @@ def test_it_helps_to_choose_among_captions_with_names(captioner, monkeypatch):
     assert all(name.word == 'zebra' for best in said['zebra'] for name in best.names)
 
 
-def test_it_sees_the_photos_as_the_cnn_was_before_tuning(captioner, monkeypatch):
-    images = torch.rand(2, 3, 64, 64)
-    assert captioner.see(images).pooled is None
-    monkeypatch.setattr(captioner, 'consensus', Preferring('cat'))
-    seen = captioner.see(images)
-    assert torch.equal(seen.pooled, seen.features) and seen.probabilities is None
+def test_of_a_grid_it_takes_the_mean(captioner, monkeypatch):
+    class Asked:
+        def support(self, pooled, texts):
+            return pooled
+
+    monkeypatch.setattr(captioner, 'consensus', Asked())
+    grids = torch.rand(300, 4, 6)
+    for features in (grids, grids.numpy()):
+        assert torch.allclose(captioner.support(Seen(features), [[]] * 300), grids.mean(dim=1))
+        few = captioner.support(Seen(features), [[]] * 2, rows=[299, 7])
+        assert torch.allclose(few, grids.mean(dim=1)[[299, 7]])
 
 
 def test_one_of_another_encoder_is_refused(captioner, scenes, tmp_path):
-    fit_consensus(*scenes, 'abc').save(tmp_path / 'consensus.pt')
-    with pytest.raises(ValueError, match='consensus.pt belongs to an encoder .* from abc'):
-        ask_consensus(captioner, tmp_path / 'consensus.pt')
+    fit_consensus(*scenes, 'abc').save(tmp_path / 'a.consensus.pt')
+    with pytest.raises(ValueError, match='a.consensus.pt belongs to an encoder with hash abc'):
+        ask_consensus(captioner, tmp_path / 'a.consensus.pt')
+
+
+def test_an_encoder_is_told_by_how_it_was_tuned(captioner):
+    def started_from_abc(**untuned):
+        return Captioner(copy.deepcopy(captioner.encoder), captioner.decoder, captioner.vocab,
+                         captioner.encoder.transform, 'cpu', 'abc', untuned)
+
+    assert started_from_abc().encoder_hash == 'abc'
+    tuned = started_from_abc(layer4=nn.Identity())
+    before = tuned.encoder_hash
+    assert before.startswith('abc-')
+    tuned.encoder.backbone.half().float()    # as a file keeps it
+    assert tuned.encoder_hash == before
+    tuned.encoder.backbone.layer4[0].conv1.weight.data += 1
+    assert tuned.encoder_hash != before
 
 
 # ---- The one that ships ----
@@ -267,7 +290,7 @@ def test_where_it_lies_beside_a_checkpoint_it_is_asked(tmp_path):
     shutil.copy(SHIPPED, alone)
     model_file = SHIPPED.with_name('model.py')
     assert load_captioner(alone, 'cpu', model_file).consensus is None
-    with pytest.raises(FileNotFoundError, match='consensus.pt not found'):
+    with pytest.raises(FileNotFoundError, match='alone.consensus.pt not found'):
         load_captioner(alone, 'cpu', model_file, consensus=True)
 
 
@@ -275,6 +298,6 @@ def test_what_is_foretold_of_a_photo_suits_it():
     captioner = load_captioner(SHIPPED, 'cpu', names=False)
     seen = captioner.see(captioner.batch([PHOTOS / 'cat.jpg', PHOTOS / 'photographer.jpg']))
     texts = ['a dog runs through the grass .', 'a man in a black jacket takes a picture .', 'zzz']
-    cat, photographer = captioner.consensus.support(seen.pooled, [texts] * 2)
+    cat, photographer = captioner.support(seen, [texts] * 2)
     assert cat[0] > cat[1] and photographer[0] < photographer[1]
     assert cat[2] == photographer[2] == 0

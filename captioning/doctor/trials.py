@@ -43,7 +43,7 @@ def same_losses(device):
     """Do steps as CUDA graphs lower the loss as others do?"""
     losses = []
     for graphs in (False, True):
-        captions = made_up_captions(160, 32, words=200, features=512)
+        captions = made_up_captions(80, 16, words=200, features=512)
         phase = features_phase(captions, made_up_vocabulary(200), device, batch_size=16,
                                dropout=0.0, cuda_graphs=graphs, **SMALL_MODEL)
         steps = []

@@ -9,9 +9,12 @@ Axes: N images, C channels, P places of an image.
 import copy
 from collections import OrderedDict
 
+import torch
 from torch import nn
 
 from captioning.encoding import FrozenBackbone
+
+BATCH = 256    # images whose features are read at a time
 
 
 class SharedEncoder:
@@ -55,15 +58,29 @@ def pooled(features):
     return features.mean(dim=1) if features.ndim == 3 else features
 
 
+def pooled_rows(features, rows=None):
+    """`pooled` of an array or tensor, or of these rows of it, some at a time -> (N, C) float32."""
+    rows = range(len(features)) if rows is None else rows
+    parts = [torch.asarray(features[rows[start:start + BATCH]], copy=True).float()
+             for start in range(0, len(rows), BATCH)]
+    return torch.cat([pooled(part) for part in parts])
+
+
+def pooling_encoder(captioner):
+    """A copy of a captioner's encoder whose CNN pools, for caches as below."""
+    encoder = copy.deepcopy(captioner.encoder)
+    encoder.backbone.append(Pool())
+    return encoder
+
+
 def untuned_encoder(captioner):
     """A copy of a captioner's encoder whose CNN is as its weights file has it, and pools.
 
     For caches: `split_features` gives the features of a split that a recognizer reads, and where
     training without attention has kept them it takes those.
     """
-    encoder = copy.deepcopy(captioner.encoder)
+    encoder = pooling_encoder(captioner)
     encoder.backbone = _replaced(encoder.backbone, copy.deepcopy(captioner.untuned))
-    encoder.backbone.append(Pool())
     return encoder
 
 

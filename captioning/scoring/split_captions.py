@@ -4,15 +4,12 @@
 """
 
 import numpy as np
-import torch
 
 from captioning.captioner import load_captioner
 from captioning.features import split_features
 from captioning.naming import Seen
-from captioning.recognition.untuned import pooled, untuned_encoder
+from captioning.recognition.untuned import pooled_rows, untuned_encoder
 from captioning.scoring.results import as_results
-
-BATCH = 256    # images whose features are read at a time
 
 
 def caption_split(checkpoint, data, split='val', beam_size=1, limit=None, model_file=None,
@@ -38,14 +35,10 @@ def seen_split(captioner, data, split, limit=None):
     """
     features, unreadable, images = split_features(captioner.encoder, data, split, limit)
     rows = np.setdiff1d(np.arange(len(images)), unreadable)
-    if captioner.naming is None and captioner.consensus is None:
+    if captioner.naming is None:
         return Seen(features), rows, images
+    untuned = features
     if captioner.untuned:
         untuned, _, _ = split_features(untuned_encoder(captioner), data, split, limit)
-    else:
-        untuned = features
-    untuned = torch.cat([pooled(torch.asarray(untuned[start:start + BATCH], copy=True).float())
-                         for start in range(0, len(untuned), BATCH)])           # (N, C)
-    recognizer = captioner.naming and captioner.naming.recognizer
-    probabilities = recognizer and recognizer.probabilities(untuned)
-    return Seen(features, probabilities, untuned), rows, images
+    probabilities = captioner.naming.recognizer.probabilities(pooled_rows(untuned))
+    return Seen(features, probabilities), rows, images
