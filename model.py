@@ -185,10 +185,7 @@ class DecoderRNN(nn.Module):
         return state.view(len(image), 2, -1, self.lstm.hidden_size).unbind(dim=1)
 
     def _read(self, inputs, state=None):
-        """inputs: (B, T, E); state: (h, c), each (B, L, H), or None for zeros.
-
-        Returns hidden (B, T, H) and the state after the last input.
-        """
+        """inputs (B, T, E), state (h, c), each (B, L, H), or None -> hidden (B, T, H), state."""
         if state is not None:    # PyTorch wants (L, B, H)
             state = tuple(part.transpose(0, 1).contiguous() for part in state)
         hidden, state = self.lstm(inputs, state)
@@ -223,8 +220,11 @@ class AlignedLinear(nn.Linear):
         if x.is_cpu or not missing or not torch.is_grad_enabled():    # to pad takes longer there
             return super().forward(x)
         weight = nn.functional.pad(self.weight, (0, 0, 0, missing))
-        bias = nn.functional.pad(self.bias, (0, missing))
-        return nn.functional.linear(x, weight, bias)[..., :self.out_features]
+        bias = nn.functional.pad(self.bias, (0, missing), value=-torch.inf)
+        whole = nn.functional.linear(x, weight, bias)
+        scores = whole[..., :self.out_features]
+        scores.whole = whole    # for the loss: to copy the scores out of it takes as long
+        return scores
 
 
 class Dropout(nn.Dropout):

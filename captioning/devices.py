@@ -17,6 +17,7 @@ import warnings
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 
 NO_GPU_HERE = ('no NVIDIA driver', 'No CUDA GPUs', 'No HIP GPUs', 'not compiled')
@@ -153,21 +154,24 @@ def computed_in(dtype, device):
 
 
 def recurrent_dtype(device):
-    """The dtype of recurrent layers as they are trained: that of training, but float32 where they
-    cannot be computed in it, as by a cuDNN of before 2025."""
+    """The dtype of recurrent layers as they are trained: that of training, but float32 where cuDNN
+    does not compute them in it, as before its version 9.13."""
     dtype = training_dtype(device)
     return dtype if is_cpu(device) or _recurrent_layers_take(dtype, device) else torch.float32
 
 
 @functools.cache
 def _recurrent_layers_take(dtype, device):
+    """Without cuDNN PyTorch has kernels of its own for CUDA, which compute word by word."""
     try:
-        with _layout_as_it_is():
+        with torch.autocast(device.type, enabled=False), torch.enable_grad(), _layout_as_it_is():
             layer = nn.LSTM(8, 8, device=device, dtype=dtype)
-            layer(torch.zeros(1, 1, 8, device=device, dtype=dtype))[0].sum().backward()
+            output, _ = layer(torch.zeros(1, 1, 8, device=device, dtype=dtype))
+            computed_by = output.grad_fn.name()
+            output.sum().backward()
     except RuntimeError:
         return False
-    return True
+    return torch.get_device_module(device) is not torch.cuda or 'Cudnn' in computed_by
 
 
 def recurrent_out_of_autocast(network):
@@ -182,6 +186,16 @@ def recurrent_out_of_autocast(network):
             layer.register_forward_pre_hook(_leave_autocast, with_kwargs=True)
             layer.register_forward_hook(_return_to_autocast, always_call=True)
     return network
+
+
+@contextlib.contextmanager
+def recurrent_in_float32():
+    """Within the block recurrent layers are trained in float32, as they write captions."""
+    before, _left.in_float32 = getattr(_left, 'in_float32', False), True
+    try:
+        yield
+    finally:
+        _left.in_float32 = before
 
 
 def has_dropout_between_layers(network, device):
@@ -199,15 +213,24 @@ def _hooks(layer):
 
 def _leave_autocast(layer, positional, named):
     device, contexts = next(layer.parameters()).device, contextlib.ExitStack()
+    _left.contexts = [*getattr(_left, 'contexts', []), contexts]    # closed whatever happens
     if not is_cpu(device):
-        dtype = torch.float32
-        if torch.is_autocast_enabled(device.type) and torch.is_grad_enabled():
-            dtype = recurrent_dtype(device)
+        dtype = _recurrent_dtype_now(layer, device)
         contexts.enter_context(torch.autocast(device.type, enabled=False))
         contexts.enter_context(_weights_in(dtype, layer))
         positional, named = tree_map(functools.partial(_as, dtype), (positional, named))
-    _left.contexts = [*getattr(_left, 'contexts', []), contexts]
     return positional, named
+
+
+def _recurrent_dtype_now(layer, device):
+    in_training = torch.is_autocast_enabled(device.type) and torch.is_grad_enabled()
+    if not in_training or getattr(_left, 'in_float32', False):
+        return torch.float32
+    is_plain = all(weight is getattr(layer, name) for weight, name in zip(
+        layer._flat_weights, layer._flat_weights_names, strict=True))
+    if not is_plain or parametrize.is_parametrized(layer):    # it computes its weights itself
+        return torch.float32
+    return recurrent_dtype(device)
 
 
 def _return_to_autocast(layer, arguments, output):
@@ -248,10 +271,10 @@ def placed(network, device):
     place in the memory of a GPU, and what is recorded of training looks for them where they were.
     """
     device = torch.device(device)
-    places = {weight.device for weight in network.parameters()}
-    there = {place for place in places
-             if place.type == device.type and device.index in (None, place.index)}
-    return network if places == there else network.to(device)
+    if device.index is None and not is_cpu(device) and torch.accelerator.is_available():
+        device = torch.device(device.type, torch.get_device_module(device).current_device())
+    places = {tensor.device for tensor in (*network.parameters(), *network.buffers())}
+    return network if places == {device} else network.to(device)
 
 
 def moved(values, device):

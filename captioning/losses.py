@@ -30,6 +30,9 @@ def cross_entropy(scores, targets, label_smoothing):
 # setting `loss` chooses one.
 LOSSES = {'cross_entropy': cross_entropy}
 
+# Those that leave out rows whose target is -1, as steps that are recorded as CUDA graphs need.
+LEAVE_OUT_PADDING = ('cross_entropy',)
+
 
 def caption_losses(scores, targets):
     """Scores (W, V) and targets (W,) -> two sums over words, in float32.
@@ -39,7 +42,8 @@ def caption_losses(scores, targets):
     """
     if scores.is_cpu:
         return CaptionLosses.apply(scores, targets)
-    return GpuCaptionLosses.apply(_with_padding(scores), targets, scores.shape[1])
+    whole = getattr(scores, 'whole', scores)    # of which AlignedLinear in model.py made them
+    return GpuCaptionLosses.apply(whole, targets, scores.shape[1])
 
 
 class CaptionLosses(torch.autograd.Function):
@@ -83,15 +87,15 @@ class GpuCaptionLosses(torch.autograd.Function):
 
     What is kept are the probabilities, in the precision of the scores; their gradient is a multiple
     of them, but for a constant and the word that was written. Rows whose target is -1 add nothing,
-    nor do columns after the vocabulary of V words.
+    nor do columns after the vocabulary of V words, which are -inf.
     """
 
     @staticmethod
     def forward(ctx, scores, targets, V):
         counts, words = targets >= 0, targets.clamp(min=0)[:, None]
-        scores.detach()[:, V:] = -torch.inf
         probabilities = scores.softmax(dim=1)
-        log_probs = probabilities.gather(1, words).float().log().squeeze(1)     # (W,)
+        of_words = probabilities.gather(1, words).float().squeeze(1)            # (W,)
+        log_probs = of_words.clamp(min=torch.finfo(torch.float32).tiny).log()
         log_sums = scores.gather(1, words).float().squeeze(1) - log_probs
         uniform = log_sums - scores[:, :V].mean(dim=1, dtype=torch.float32)
         ctx.V = V
@@ -109,16 +113,6 @@ class GpuCaptionLosses(torch.autograd.Function):
         gradients[:, ctx.V:] = 0
         gradients.scatter_add_(1, words, (-of_nats * counts).to(gradients))
         return gradients, None, None
-
-
-def _with_padding(scores):
-    """The whole of which scores (W, V) are the first columns, where AlignedLinear in model.py added
-    some: to copy them out of it would take as long as the loss."""
-    whole = scores._base
-    shape = len(scores), scores.stride(0)
-    if whole is None or whole.shape != shape or whole.data_ptr() != scores.data_ptr():
-        return scores
-    return whole
 
 
 def policy_loss(scores, targets, advantages, words):

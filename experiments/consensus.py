@@ -4,7 +4,7 @@
 
 Validation photos are captioned without and with the consensus beside the checkpoint (which
 `python -m scripts.consensus` makes), without and with names. The folders are data sets, each the
-folder that holds cocoapi/.
+folder that holds cocoapi/. CHAIR: of the things said, those that no reference has.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import itertools
 from captioning.caption_data import CaptionData
 from captioning.captioner import SHIPPED, load_captioner
 from captioning.scoring import References, paired_test, score
+from captioning.scoring.hallucination import chair, things_said
 from captioning.scoring.split_captions import seen_split
 from captioning.tables import markdown_table, percent
 from scripts import run_main
@@ -29,6 +30,7 @@ class Photos:
         self.ids = [images[row]['id'] for row in self.rows]
         self.references = References(self.data.annotation_file('val'), self.ids,
                                      annotations=self.data.annotations('val'))
+        self.things = [frozenset(word.forms) for word in captioner.naming.recognizer.words]
 
     def described(self, captioner, beam_size, names):
         """Captions as results."""
@@ -37,11 +39,17 @@ class Photos:
         return [{'image_id': image_id, 'caption': best.text}
                 for image_id, (best, *_) in zip(self.ids, lists, strict=True)]
 
+    def chair(self, results):
+        """The share of the things said that no reference has."""
+        captions = [result['caption'].rstrip(' .') for result in results]
+        tokens = [self.references.tokens[result['image_id']] for result in results]
+        return chair(*things_said(captions, tokens, self.things))['of things']
+
 
 def table(captioner, photos, beam_sizes):
     """Rows: for each beam, without and with names, the captions without and with the consensus."""
     consensus = captioner.consensus
-    rows = [('Beam', 'Names', 'Consensus', *SCORES, 'Difference in CIDEr, paired')]
+    rows = [('Beam', 'Names', 'Consensus', *SCORES, 'Difference in CIDEr, paired', 'CHAIR')]
     for size, names in itertools.product(beam_sizes, (False, True)):
         captioner.consensus = None
         before = photos.described(captioner, size, names)
@@ -51,7 +59,8 @@ def table(captioner, photos, beam_sizes):
             scores = score(results, photos.references, draws=1000)
             cells = [percent(scores[name], scores['intervals'][name]) for name in SCORES]
             gain = '' if asked == 'no' else _gain(before, after, photos.references)
-            rows.append((size, 'yes' if names else 'no', asked, *cells, gain))
+            rows.append((size, 'yes' if names else 'no', asked, *cells, gain,
+                         percent(photos.chair(results))))
     return rows
 
 

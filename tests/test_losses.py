@@ -8,7 +8,6 @@ from captioning import losses
 from captioning.losses import (
     LOSSES,
     GpuCaptionLosses,
-    _with_padding,
     caption_losses,
     policy_loss,
 )
@@ -39,8 +38,9 @@ def test_those_of_a_gpu_are_the_same(dtype, columns):
     whole = (3 * torch.randn(9, columns)).to(dtype).requires_grad_()
     targets = torch.tensor([0, 6, -1, 2, 3, -1, 4, 5, 1])
     counted = targets >= 0
-    scores = (1 * whole)[:, :7]
-    nats, smoothing = GpuCaptionLosses.apply(_with_padding(scores), targets, 7)
+    scores = 1 * whole
+    scores.data[:, 7:] = -torch.inf
+    nats, smoothing = GpuCaptionLosses.apply(scores, targets, 7)
     (0.7 * nats + 0.3 * smoothing).backward()
     exact = whole.detach().double().requires_grad_()
     expected = F.cross_entropy(exact[counted, :7], targets[counted], reduction='sum',
@@ -52,11 +52,12 @@ def test_those_of_a_gpu_are_the_same(dtype, columns):
     assert not whole.grad[~counted].any() and not whole.grad[:, 7:].any()
 
 
-def test_padding_is_found_where_scores_are_its_first_columns():
-    whole = torch.zeros(4, 8)
-    assert _with_padding(whole[:, :5]) is whole and _with_padding(whole) is whole
-    for others in (whole[:, 2:7], whole[1:, :5], torch.zeros(4, 5), whole.T[:, :2]):
-        assert _with_padding(others) is others
+def test_a_word_without_probability_is_a_number():
+    scores = torch.tensor([[0.0, 300.0], [0.0, 300.0]], requires_grad=True)
+    sums = GpuCaptionLosses.apply(scores, torch.tensor([0, -1]), 2)
+    sum(sums).backward()
+    assert all(value.isfinite() for value in sums) and scores.grad.isfinite().all()
+    assert scores.grad[0].any() and not scores.grad[1].any()
 
 
 def test_smoothing_is_trained_on_and_not_logged():

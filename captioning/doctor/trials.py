@@ -18,7 +18,9 @@ from captioning.training.epoch import train_step
 
 WORTH_IT = 1.1      # times as fast, or it is not recommended
 SAME_LOSS = 0.02    # relative: steps add up in another order
+ALIKE = 2           # times: what a weight learns in the last epoch, beside that of usual steps
 EPOCHS = 4          # in which every shape of a batch comes more than once
+RATE = 0.02
 
 
 class Outcome(NamedTuple):
@@ -36,26 +38,57 @@ def try_cuda_graphs(speed):
         return None
     rates = [speed.training('every', speed.size.batches[0], graphs)[0].captions
              for graphs in (False, True)]
-    return Outcome(*rates, 'captions/s', same_losses(speed.device))
+    return Outcome(*rates, 'captions/s', graphs_learn_alike(speed.device))
 
 
-def same_losses(device):
-    """Do steps as CUDA graphs lower the loss as others do?"""
-    losses = []
-    for graphs in (False, True):
-        captions = made_up_captions(80, 16, words=200, features=512)
-        phase = features_phase(captions, made_up_vocabulary(200), device, batch_size=16,
-                               dropout=0.0, cuda_graphs=graphs, **SMALL_MODEL)
-        steps = []
-        for epoch in range(EPOCHS):
-            phase.set_mode()
-            steps += [train_step(phase, batch, seed=0)[1] / batch.words
-                      for batch in phase.batches(epoch, first_batch=0)]
-            phase.model.captioner(device).decode(captions.features[:4])    # as a validation does
-        losses.append(torch.stack(steps))
-        if graphs and (phase.graphs is None or not phase.graphs.graphs):
-            return False
-    return bool(torch.allclose(*losses, rtol=SAME_LOSS))
+class Learned(NamedTuple):
+    """Losses of the steps of a phase, and how far each weight went in the last epoch."""
+
+    losses: torch.Tensor
+    ways: torch.Tensor
+
+
+def graphs_learn_alike(device):
+    """Do steps as CUDA graphs learn what others do, and draw dropout by their seeds?"""
+    usual, graphs = (small_phase(device, cuda_graphs=graphs) for graphs in (False, True))
+    expected, result = learned(usual), learned(graphs)
+    if graphs.graphs is None or not graphs.graphs.graphs:
+        return False
+    ratios = result.ways / expected.ways
+    return (bool(torch.allclose(result.losses, expected.losses, rtol=SAME_LOSS))
+            and bool(((ratios > 1 / ALIKE) & (ratios < ALIKE)).all())
+            and dropout_follows_seeds(small_phase(device, cuda_graphs=True, dropout=0.5)))
+
+
+def small_phase(device, **values):
+    captions = made_up_captions(80, 16, words=200, features=512)
+    return features_phase(captions, made_up_vocabulary(200), device, batch_size=16,
+                          **{'dropout': 0.0, 'learning_rate': RATE, **values}, **SMALL_MODEL)
+
+
+def learned(phase):
+    """Train some epochs, with captions in between, as a validation writes them -> Learned."""
+    losses, before = [], []
+    for epoch in range(EPOCHS):
+        before = [weight.detach().clone() for weight in phase.parameters]
+        phase.set_mode()
+        losses += [train_step(phase, batch, seed=0)[1] / batch.words
+                   for batch in phase.batches(epoch, first_batch=0)]
+        phase.model.captioner(phase.device).decode(phase.train.features[:4])
+    ways = [(weight.detach() - start).norm()
+            for weight, start in zip(phase.parameters, before, strict=True)]
+    return Learned(torch.stack(losses), torch.stack(ways))
+
+
+def dropout_follows_seeds(phase):
+    """Is the loss of a recorded step the same for a seed, and another for another seed?"""
+    learned(phase)
+    for group in phase.optimizer.param_groups:
+        group['lr'] = 0.0
+    phase.set_mode()
+    batch, *_ = phase.batches(0, first_batch=0)
+    first, second, again = (float(train_step(phase, batch, seed)[1]) for seed in (1, 2, 1))
+    return first == again != second
 
 
 TRIALS = {'--cuda-graphs': try_cuda_graphs}

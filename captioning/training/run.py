@@ -5,6 +5,7 @@
     finish_epoch(run, train_one_epoch(run), validate(run))      # until run.finished
 """
 
+import gc
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -253,3 +254,4 @@ def _end_phase(run):
     run.model.load(distributed.on_first_rank(lambda: read_checkpoint(path)), path)
     run.phase = phases[number](run.settings, run.model, run.train, run.val, run.reader)
     run.phase_epoch = 0
+    gc.collect()    # a phase and its graphs know each other: their memory is needed

@@ -4,6 +4,7 @@ Rennie et al. 2017, Self-critical Sequence Training for Image Captioning.
 Axes: B images, S = B * samples drawn captions, T caption length, V vocabulary.
 """
 
+import contextlib
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from captioning import distributed
 from captioning.batch_targets import TargetGroup
 from captioning.decoding import write_drawn, write_likeliest
 from captioning.decoding_rules import Rules
-from captioning.devices import moved
+from captioning.devices import moved, recurrent_in_float32
 from captioning.drawn_captions import DrawnCaptions
 from captioning.losses import policy_loss
 from captioning.random_numbers import mixed
@@ -59,6 +60,12 @@ class SelfCriticalPhase(Phase):
         for module in self.model.decoder.modules():
             if isinstance(module, nn.RNNBase):    # cuDNN gives no gradients in eval mode
                 module.train().dropout = 0.0
+
+    @contextlib.contextmanager
+    def precision(self):
+        """With recurrent layers in float32, in which they draw, so that they score as they draw."""
+        with super().precision(), recurrent_in_float32():
+            yield
 
     def step_loss(self, batch):
         drawn = self.draw_captions(batch.rows, batch.inputs)

@@ -15,6 +15,7 @@ Axes: n images of a batch, b captions, T ids, W scored words.
 """
 
 import contextlib
+import gc
 import sys
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ import torch
 from captioning import devices, distributed
 from captioning.batch_targets import TargetGroup, lay_out
 from captioning.devices import moved
-from captioning.losses import LOSSES
+from captioning.losses import LEAVE_OUT_PADDING
 from captioning.training.steps import Batch
 
 EMPTY = -1    # position and target of a word that only pads
@@ -98,48 +99,76 @@ def unpacked(batch, train):
 
 
 class StepGraphs:
-    """The graphs of a phase, one for each shape of a batch."""
+    """The graphs of a phase, one for each shape of a batch.
+
+    A step that waits for the GPU cannot be recorded. The second step of all finds that out; then
+    all are computed as usual.
+    """
 
     def __init__(self, phase, update):
         self.phase, self.update_as_usual = phase, update
-        self.graphs, self.seen, self.gave_up = {}, set(), False
-        self.addresses = []
+        self.graphs, self.seen, self.addresses = {}, set(), []
+        self.steps, self.gave_up = 0, False
         self.module = torch.get_device_module(phase.device)
-        self.stream, self.memory = self.module.Stream(), self.module.graph_pool_handle()
+        self.stream, self.memory = self.module.Stream(), None
 
     def batches(self, epoch, first_batch):
         """As Phase.batches -> a list of PackedBatch."""
-        if self._weights_moved():
-            self.graphs.clear()
-            self.seen.clear()
+        self._forget_what_moved()
         self.phase.sampler.set_epoch(epoch, first_batch)
         shares = list(self.phase.sampler)
         return pack(self.phase, shares) if shares else []
 
-    def _weights_moved(self):
-        """Are weights elsewhere in memory than at the epoch before, when graphs were recorded?"""
-        before = self.addresses
-        self.addresses = [weight.data_ptr() for weight in self.phase.parameters]
-        return self.addresses != before
+    def _forget_what_moved(self):
+        """Drop all graphs where what they read is elsewhere in memory than at the epoch before."""
+        network, train = self.phase.network, self.phase.train
+        read = *network.parameters(), *network.buffers(), train.features, train.table
+        addresses = [tensor.data_ptr() for tensor in read]
+        if addresses != self.addresses:
+            self.graphs.clear()
+            self.seen.clear()
+            gc.collect()    # graphs that no one has any more must not go while one is recorded
+            self.addresses, self.memory = addresses, self.module.graph_pool_handle()
 
     def update(self, batch):
         """As Phase.update."""
-        if batch.shape in self.seen and batch.shape not in self.graphs and not self.gave_up:
+        self.steps += 1
+        is_new = batch.shape not in self.graphs
+        if is_new and batch.shape in self.seen and self.steps > 2 and not self.gave_up:
             self._record(batch)
         if batch.shape in self.graphs:
             return self.graphs[batch.shape].replay(batch)
+        if self.steps == 2:
+            self._try_without_waiting(batch)
         self.seen.add(batch.shape)
         with self._on_own_stream():    # libraries prepare themselves there for this shape
             return self.update_as_usual(unpacked(batch, self.phase.train))
 
+    def _try_without_waiting(self, batch):
+        """Compute the loss of a batch, for nothing but to see whether that waits for the GPU."""
+        buffers = list(self.phase.network.buffers())
+        kept = [buffer.clone() for buffer in buffers]
+        before = self.module.get_sync_debug_mode()
+        self.module.set_sync_debug_mode('error')
+        try:
+            with self._on_own_stream():
+                self.phase.step_loss(unpacked(batch, self.phase.train)).loss.backward()
+        except RuntimeError as error:
+            self.gave_up = True
+            _tell(str(error).strip().splitlines()[0])
+        finally:
+            self.module.set_sync_debug_mode(before)
+        for buffer, value in zip(buffers, kept, strict=True):
+            buffer.copy_(value)
+
     def _record(self, batch):
-        """Record the step of a batch; where that fails, be content with steps as usual."""
         try:
             with self._on_own_stream():
                 self.graphs[batch.shape] = StepGraph(self, batch)
-        except RuntimeError as error:    # any code may be in a decoder
-            self.gave_up = True
-            _tell(str(error).strip().splitlines()[0])
+        except RuntimeError as error:    # any code may be in a decoder; PyTorch cannot go on
+            reason = str(error.__context__ or error).strip().splitlines()[0]
+            raise RuntimeError(f'this step cannot be recorded as a CUDA graph ({reason}): train '
+                               'with cuda_graphs=False.') from error
 
     @contextlib.contextmanager
     def _on_own_stream(self):
@@ -155,7 +184,7 @@ class StepGraph:
     """The graph of one shape, and the memory that it reads."""
 
     def __init__(self, graphs, batch):
-        self.optimizer = graphs.phase.optimizer
+        self.phase, self.optimizer = graphs.phase, graphs.phase.optimizer
         device = batch.numbers.device
         self.numbers = batch.numbers.clone()
         self.words = torch.ones((), device=device)
@@ -213,17 +242,7 @@ def _reason_against(phase):
         return 'the features are not in the memory of the device'
     if devices.has_dropout_between_layers(phase.model.decoder, phase.device):
         return 'cuDNN draws the dropout between layers'
-    if not ignores_padding(LOSSES[phase.settings.loss], phase.device):
-        return f'the loss {phase.settings.loss!r} counts words whose target is {EMPTY}'
+    if phase.settings.loss not in LEAVE_OUT_PADDING:
+        return (f'the loss {phase.settings.loss!r} is not in LEAVE_OUT_PADDING of '
+                'captioning/losses.py')
     return None
-
-
-def ignores_padding(loss, device):
-    """Do rows whose target is EMPTY leave a loss as it is?"""
-    scores = torch.linspace(-1, 1, 12, device=device).view(4, 3)
-    targets = torch.tensor([0, 2, EMPTY, EMPTY], device=device)
-    try:
-        sums = [torch.stack(loss(scores[:rows], targets[:rows], 0.1)) for rows in (2, 4)]
-    except RuntimeError:
-        return False
-    return torch.allclose(*sums)

@@ -2,9 +2,19 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 from training_helpers import edited_model, open_run, val_paths
 
-from captioning import captioner, checkpoint, cider, decoding_rules, encoding, pretended_gpu
+from captioning import (
+    captioner,
+    checkpoint,
+    cider,
+    decoding_rules,
+    devices,
+    encoding,
+    pretended_gpu,
+)
 from captioning.captions import Captions
 from captioning.decoding import beam_search
 from captioning.features import cached_features
@@ -141,3 +151,26 @@ def test_float16_in_the_recurrent_layer(settings, few_photos, device, pretended,
     assert lstm_dtypes() == {torch.bfloat16}
     monkeypatch.setattr(phase, 'recurrent_out_of_autocast', lambda decoder: decoder)
     assert torch.float16 in lstm_dtypes()
+
+
+def test_captions_are_scored_in_the_precision_in_which_they_are_drawn(settings, few_photos, device,
+                                                                      pretended):
+    values = {'cocoapi_loc': few_photos, 'val_images': 1, 'reward_epochs': 1,
+              'reward_batch_size': 2}
+    run = open_run(settings(**values), device=device)
+    run.phase = SelfCriticalPhase(run.settings, run.model, run.train, run.val, run.reader)
+    operated = one_step(run, epoch.train_step).operated
+    dtypes = [event.dtype for event in operated if 'lstm' in event.operation]
+    assert len(dtypes) > 5 and set(dtypes) == {torch.float32}
+
+
+def test_a_layer_that_makes_its_weights_itself_is_trained(device):
+    layer = weight_norm(nn.LSTM(4, 6, batch_first=True).to(device), 'weight_hh_l0')
+    devices.recurrent_out_of_autocast(layer)
+    with torch.autocast(device.type, torch.bfloat16):
+        output, _ = layer(torch.randn(2, 3, 4, device=device))
+        assert output.dtype == torch.float32
+        output.sum().backward()
+        with pytest.raises(RuntimeError):
+            layer(torch.randn(2, 3, 5, device=device))
+        assert torch.is_autocast_enabled(device.type)    # also after an error
