@@ -19,7 +19,7 @@ from captioning.training.epoch import train_step
 WORTH_IT = 1.1      # times as fast, or it is not recommended
 SAME_LOSS = 0.02    # relative: steps add up in another order
 ALIKE = 2           # times: what a weight learns in the last epoch, beside that of usual steps
-EPOCHS = 4          # in which every shape of a batch comes more than once
+EPOCHS = 3          # in which shapes of batches come more than once
 RATE = 0.02
 
 
