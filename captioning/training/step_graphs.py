@@ -175,16 +175,18 @@ class StepGraphs:
         """Recording is not possible on the stream that PyTorch computes on by default."""
         usual = self.module.current_stream()
         self.stream.wait_stream(usual)
-        with self.module.stream(self.stream):
-            yield
-        usual.wait_stream(self.stream)
+        try:
+            with self.module.stream(self.stream):
+                yield
+        finally:
+            usual.wait_stream(self.stream)
 
 
 class StepGraph:
     """The graph of one shape, and the memory that it reads."""
 
     def __init__(self, graphs, batch):
-        self.phase, self.optimizer = graphs.phase, graphs.phase.optimizer
+        self.optimizer = graphs.phase.optimizer
         device = batch.numbers.device
         self.numbers = batch.numbers.clone()
         self.words = torch.ones((), device=device)
