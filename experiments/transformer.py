@@ -58,19 +58,28 @@ class DecoderRNN(nn.Module):
         """The last look at the image, which is what pictures show."""
         return self.layers[-1].image
 
-    def forward(self, features, captions, scored=None):
+    def forward(self, features, captions, scored=None, inputs=None):
         """Scores of the next word at every position, teacher-forced: (B, T, V), or (W, V).
 
-        Arguments and positions are those of model.DecoderRNN. Training leaves out the first
-        position, where the image alone predicts the start word: no layer reads it.
+        Arguments and positions are those of model.DecoderRNN. inputs: (B,), which of the features
+        each caption describes, where several describe one: keys and values are computed once.
+        Training leaves out the first position, where the image alone predicts the start word: no
+        layer reads it.
         """
-        features = self.dropout(self._as_places(features))                  # (B, P, E)
-        hidden = self.read(features.mean(dim=1, keepdim=True))              # (B, 1, H)
+        features = self.dropout(self._as_places(features))                  # (N, P, E)
+        if inputs is None:
+            inputs = torch.arange(len(features), device=features.device)
+        hidden = self.read(features.mean(dim=1)).index_select(0, inputs)    # (B, H)
+        hidden = hidden.unsqueeze(1)                                        # (B, 1, H)
         if captions.shape[1] > 1:
-            words = self.dropout(self._read_words(captions[:, :-1]))        # (B, T-1, H)
+            read = captions[:, :-1]                                         # (B, T-1)
+            has_word = read != self.end_id if scored is not None and read.is_cpu else None
+            at = Positions(read.shape, has_word)
+            words = at.packed(self.dropout(self._read_words(read)))         # (W, H)
             for layer in self.layers:
-                words, _ = layer(words, layer.image.keys_and_values(features))
-            hidden = torch.cat([hidden, words], dim=1)                      # (B, T, H)
+                places = layer.image.keys_and_values(features).index_select(0, inputs)
+                words, _ = layer(words, at, places)
+            hidden = torch.cat([hidden, at.padded(words)], dim=1)           # (B, T, H)
         if scored is not None:
             hidden = hidden.flatten(0, 1).index_select(0, scored)           # (W, H)
         return self.linear(self.norm(hidden)).contiguous()
@@ -90,13 +99,13 @@ class DecoderRNN(nn.Module):
     def step(self, words, state):
         """Read one word each, words (B,), and score the next: (scores (B, V), state)."""
         places, earlier = state[:len(self.layers)], state[len(self.layers):]
-        hidden = self._read_words(words[:, None], first=earlier[0].shape[3])    # (B, 1, H)
+        at = Positions((len(words), 1))
+        hidden = at.packed(self._read_words(words[:, None], first=earlier[0].shape[3]))  # (B, H)
         later = []
         for layer, *kept in zip(self.layers, places, earlier, strict=True):
-            hidden, of_words = layer(hidden, *kept)
+            hidden, of_words = layer(hidden, at, *kept)
             later.append(of_words)
-        scores = self.linear(self.norm(hidden.squeeze(1)))
-        return scores, (*places, *later)
+        return self.linear(self.norm(hidden)), (*places, *later)
 
     sample = model.DecoderRNN.sample    # greedy, of one image; `states` are an LSTM's: None here
 
@@ -107,6 +116,30 @@ class DecoderRNN(nn.Module):
         """Words (B, T), the first of them at position `first` -> (B, T, H)."""
         hidden = self.read(self.embedding(words))
         return hidden + positions(first, *hidden.shape[1:], hidden.device)
+
+
+class Positions:
+    """The positions of captions (B, T) that are computed: packed rows (W, ...), one for each.
+
+    has_word: bool (B, T), those; by default all. On a CPU it is quicker to leave out the others.
+    """
+
+    def __init__(self, shape, has_word=None):
+        self.shape = shape
+        self.rows = None if has_word is None else has_word.flatten().nonzero().squeeze(1)
+
+    def packed(self, padded):
+        """(B, T, ...) -> (W, ...)"""
+        flat = padded.flatten(0, 1)
+        return flat if self.rows is None else flat.index_select(0, self.rows)
+
+    def padded(self, packed):
+        """(W, ...) -> (B, T, ...), 0 where nothing is computed."""
+        if self.rows is not None:
+            count = self.shape[0] * self.shape[1]
+            flat = packed.new_zeros(count, *packed.shape[1:])
+            packed = flat.index_copy(0, self.rows, packed)
+        return packed.unflatten(0, self.shape)
 
 
 class Layer(nn.Module):
@@ -124,14 +157,15 @@ class Layer(nn.Module):
         self.before_feed_forward = nn.LayerNorm(hidden_size)
         self.dropout = Dropout(dropout)
 
-    def forward(self, hidden, places, earlier=None):
-        """hidden: (B, T, H). places, earlier: keys and values of the image, and of earlier words.
+    def forward(self, hidden, at, places, earlier=None):
+        """hidden: (W, H), at Positions of captions. places, earlier: keys and values of the image,
+        and of earlier words.
 
         Returns hidden for the next layer, and the keys and values of all words so far.
         """
-        seen, words = self.words(self.before_words(hidden), earlier)
+        seen, words = self.words(self.before_words(hidden), at, earlier)
         hidden = hidden + self.dropout(seen)
-        seen, _ = self.image(places, self.before_image(hidden))
+        seen, _ = self.image(self.before_image(hidden), at, places)
         hidden = hidden + self.dropout(seen)
         added = self.feed_forward(self.before_feed_forward(hidden))
         return hidden + self.dropout(added), words
@@ -150,47 +184,50 @@ class Attention(nn.Module):
         self.key_and_value = nn.Linear(source_size, 2 * hidden_size)
         self.out = nn.Linear(hidden_size, hidden_size)
 
-    def keys_and_values(self, source):
-        """Of what is looked at, (B, S, E) or (B, S, H); contiguous: or each step would copy it."""
-        both = self.key_and_value(source).unflatten(2, (2, self.heads, -1))
-        return both.permute(0, 2, 3, 1, 4).contiguous()
+    def split(self, both):
+        """(B, S, 2 * H) -> keys and values; contiguous: or each step would copy them."""
+        return both.unflatten(2, (2, self.heads, -1)).permute(0, 2, 3, 1, 4).contiguous()
 
-    def queries(self, hidden):
-        """hidden: (B, T, H) -> (B, heads, T, H / heads)."""
-        return self.query(hidden).unflatten(2, (self.heads, -1)).transpose(1, 2)
+    def queries(self, hidden, at):
+        """hidden: (W, H) -> (B, heads, T, H / heads)."""
+        return at.padded(self.query(hidden)).unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def joined(self, seen):
-        """What all heads saw, (B, heads, T, H / heads) -> (B, T, H)."""
-        return self.out(seen.transpose(1, 2).flatten(2))
+    def joined(self, seen, at):
+        """What all heads saw, (B, heads, T, H / heads) -> (W, H)."""
+        return self.out(at.packed(seen.transpose(1, 2)).flatten(1))
 
 
 class WordAttention(Attention):
     """Look at the words so far."""
 
-    def forward(self, hidden, earlier=None):
-        """hidden: (B, T, H); earlier: keys and values of words before, then T is 1, or None.
+    def forward(self, hidden, at, earlier=None):
+        """hidden: (W, H); earlier: keys and values of words before, then T is 1, or None.
 
-        Returns what was seen, (B, T, H), and the keys and values of all words so far.
+        Returns what was seen, (W, H), and the keys and values of all words so far.
         """
-        words = self.keys_and_values(hidden)
+        words = self.split(at.padded(self.key_and_value(hidden)))
         if earlier is not None:
             words = torch.cat([earlier, words], dim=3)
         keys, values = words.unbind(dim=1)
         seen = scaled_dot_product_attention(
-            self.queries(hidden), keys, values, is_causal=earlier is None)
-        return self.joined(seen), words
+            self.queries(hidden, at), keys, values, is_causal=earlier is None)
+        return self.joined(seen, at), words
 
 
 class ImageAttention(Attention):
     """Look at the places of the image, and tell where."""
 
-    def forward(self, places, hidden):
-        """places: keys and values. hidden: (B, T, H). Returns what was seen, (B, T, H), and the
-        weights (B, T, P), means over the heads."""
+    def keys_and_values(self, features):
+        """Of places (B, P, E)."""
+        return self.split(self.key_and_value(features))
+
+    def forward(self, hidden, at, places):
+        """hidden: (W, H). places: keys and values. Returns what was seen, (W, H), and the weights
+        (B, T, P), means over the heads."""
         keys, values = places.unbind(dim=1)
-        queries = self.queries(hidden) / keys.shape[3] ** 0.5
+        queries = self.queries(hidden, at) / keys.shape[3] ** 0.5
         weights = (queries @ keys.transpose(2, 3)).softmax(dim=3)           # (B, heads, T, P)
-        return self.joined(weights @ values), weights.mean(dim=1)
+        return self.joined(weights @ values, at), weights.mean(dim=1)
 
 
 def positions(first, count, size, device):

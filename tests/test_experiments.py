@@ -147,15 +147,16 @@ def test_the_transformer_shows_a_look_for_each_word():
     weights = attention_weights(decoder, features[:1], [0, 5, 6, 7, 1])
     assert weights.shape == (4, 5) and torch.allclose(weights.sum(dim=1), torch.ones(4))
     # Of a single head, what is seen is the mean of the places by these weights.
-    hidden = torch.randn(9, 3, 24)
+    hidden, at = torch.randn(27, 24), transformer.Positions((9, 3))
     for heads in (1, 8):
         look = transformer.ImageAttention(20, 24, heads)
         places = look.keys_and_values(features)
-        seen, weights = look(places, hidden)
-        expected = scaled_dot_product_attention(look.queries(hidden), *places.unbind(dim=1))
-        assert torch.allclose(seen, look.joined(expected), atol=1e-5)
+        seen, weights = look(hidden, at, places)
+        expected = scaled_dot_product_attention(look.queries(hidden, at), *places.unbind(dim=1))
+        assert torch.allclose(seen, look.joined(expected, at), atol=1e-5)
         if heads == 1:
-            assert torch.allclose(seen, look.out(weights @ places[:, 1, 0]), atol=1e-5)
+            mean = (weights @ places[:, 1, 0]).flatten(0, 1)
+            assert torch.allclose(seen, look.out(mean), atol=1e-5)
 
 
 @pytest.mark.parametrize(('options', 'words'), [

@@ -242,6 +242,29 @@ def test_a_run_starts_from_the_weights_of_a_checkpoint_that_fits(settings):
         open_run(settings(name='other', start=str(first.folder / 'odd.pt')))
 
 
+def test_a_run_takes_the_cnn_alone_of_a_checkpoint_with_another_decoder(settings, few_photos):
+    settings = functools.partial(settings, cocoapi_loc=few_photos)
+    first = train(open_run(settings(epochs=1, tune_epochs=1)))
+    start = str(first.folder / 'last.pt')
+    fresh = open_run(settings(name='fresh', hidden_size=20))
+    run = open_run(settings(start=start, start_with='cnn', hidden_size=20, epochs=1))
+    tuned, taken = backbone_of(first), backbone_of(run)
+    assert all(torch.equal(value, tuned[key]) for key, value in taken.items())
+    assert not all(torch.equal(value, tuned[key]) for key, value in backbone_of(fresh).items())
+    parts = zip(run.model.decoder.parameters(), fresh.model.decoder.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in parts)
+    captioner = load_captioner(train(run).folder / 'last.pt', 'cpu')
+    features = run.val.features[run.val.rows].float()
+    assert torch.allclose(captioner.features(val_paths(run)), features, rtol=0.02, atol=0.02)
+    with pytest.raises(ValueError, match='epochs=0 needs a model to start from'):
+        settings(start=start, start_with='cnn', epochs=0, tune_epochs=1)
+    state = read_checkpoint(start)
+    state['encoder']['backbone_hash'] = '0' * 16
+    save_checkpoint(first.folder / 'odd.pt', state)
+    with pytest.raises(ValueError, match='odd.pt does not fit: hash of the backbone.*0000 there'):
+        open_run(settings(start=str(first.folder / 'odd.pt'), start_with='cnn'))
+
+
 def test_fine_tuning_alone_from_a_checkpoint_equals_fine_tuning_after_training(
         settings, few_photos):
     settings = functools.partial(settings, cocoapi_loc=few_photos)

@@ -49,10 +49,14 @@ class Network(nn.Module):
 def word_scores(decoder, embedded, group):
     """Scores (W, V) of the scored words of a TargetGroup; embedded: (B, ...), its batch's inputs.
 
-    A decoder whose `forward` takes `scored` computes those alone; from another they are taken.
+    A decoder whose `forward` takes `scored` computes those alone; from another they are taken. One
+    that takes `inputs` reads each image once; another is given it once for each caption.
     """
+    known = inspect.signature(decoder.forward).parameters
+    if 'inputs' in known:
+        return decoder(embedded, group.captions, group.scored, group.inputs)
     features = embedded.index_select(0, group.inputs)                       # (b, ...)
-    if 'scored' in inspect.signature(decoder.forward).parameters:
+    if 'scored' in known:
         return decoder(features, group.captions, group.scored)
     return decoder(features, group.captions).flatten(0, 1)[group.scored]
 

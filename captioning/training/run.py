@@ -108,8 +108,10 @@ def open_run(settings, data, device=None):
     folder = distributed.on_first_rank(experiment.find_folder)
     distributed.on_first_rank(lambda: runs.lock_run(folder))
     saved = distributed.on_first_rank(lambda: _read_last(folder))
-    if saved or start:
-        model.load(saved or start, folder / 'last.pt' if saved else settings.start)
+    if saved:
+        model.load(saved, folder / 'last.pt')
+    elif start and settings.start_with == 'model':
+        model.load(start, settings.start)
     build_phase = phases[0]
     if saved:    # the phase that it is in, or ended with
         build_phase = PHASES.get(saved['progress']['phase'], phases[-1])

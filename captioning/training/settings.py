@@ -19,6 +19,7 @@ from captioning.rewards import REWARDS
 # Where training wants another default than the model has, or the model has none.
 TRAINING_DEFAULTS = {'embed_size': 512, 'hidden_size': 512, 'dropout': 0.5}
 BASELINES = ('mean', 'greedy')
+START_WITH = ('model', 'cnn')
 
 
 def setting(default, reason):
@@ -36,6 +37,8 @@ class TrainingSettings:
     seed: int = setting(0, 'of the first weights, the order of captions and dropout')
     start: str | None = setting(
         None, 'checkpoint whose weights are the first ones; default: random ones')
+    start_with: str = setting(
+        'model', "what of `start` is taken: the 'model', or the 'cnn' alone, as it was tuned")
     save_seconds: float = setting(45.0, 'work that a kill may lose')
     vocab_threshold: int = setting(5, 'a word must occur this often in the training captions')
 
@@ -91,15 +94,17 @@ class TrainingSettings:
             if getattr(self, name) < value:
                 raise ValueError(
                     f'{name}={getattr(self, name)}: expected a whole number from {value}.')
+        _check_choice('start_with', self.start_with, START_WITH)
         _check_choice('reward_baseline', self.reward_baseline, BASELINES)
         _check_choice('loss', self.loss, LOSSES)
         _check_choice('reward', self.reward, REWARDS)
         later_epochs = self.tune_epochs or self.reward_epochs
-        if not self.epochs and not (self.start and later_epochs):
+        start = self.start if self.start_with == 'model' else None
+        if not self.epochs and not (start and later_epochs):
             raise ValueError(
-                f'epochs=0 needs `start`, which is {self.start}, and tune_epochs or reward_epochs, '
-                f'which are {self.tune_epochs} and {self.reward_epochs}: there is nothing to train.'
-            )
+                f'epochs=0 needs a model to start from, which is {start}, and tune_epochs or '
+                f'reward_epochs, which are {self.tune_epochs} and {self.reward_epochs}: there is '
+                'nothing to train.')
 
 
 def _check_choice(name, value, choices):

@@ -24,7 +24,8 @@ class TrainedModel:
 
     classes: the module that defines them. start: a checkpoint, of which the stages of the CNN that
     it has tuned are taken, if any. encoder_sizes, decoder_sizes: the keyword arguments that made
-    them. backbone_hash: of the CNN's weights before any tuning.
+    them. backbone_hash: of the CNN's weights before any tuning. ValueError where `start_with` is
+    'cnn' and the checkpoint's was another one before.
     """
 
     def __init__(self, settings, classes, vocab, device, start=None):
@@ -40,6 +41,8 @@ class TrainedModel:
         self.encoder = build_encoder(classes, self.encoder_sizes).to(device)
         self.backbone_hash = weights_hash(self.encoder.backbone)
         if start and is_tuned(start):
+            if settings.start_with == 'cnn':
+                self._raise_differences([self._hashes_beside(start)], settings.start)
             load_tuned(self.encoder, start, settings.start, classes.__file__)
         self.untuned = {}    # the CNN's weights before this run tunes it
         if settings.tune_epochs:
@@ -80,14 +83,19 @@ class TrainedModel:
     def _check_fits(self, state, path):
         """Raise ValueError, both values shown, where a checkpoint has another encoder or words."""
         pairs = [*self._sizes_beside('encoder', state), *self._sizes_beside('decoder', state)]
-        hashes = state['encoder']['backbone_hash'], self.backbone_hash
-        pairs.append(("hash of the backbone's weights", *hashes))
+        pairs.append(self._hashes_beside(state))
         words, words_here = state['vocab']['words'], list(self.vocab.word2idx)
         pairs.append(('words in the vocabulary', len(words), len(words_here)))
         for idx, (there, here) in enumerate(zip(words, words_here, strict=False)):
             if there != here:
                 pairs.append((f'word {idx}', there, here))
                 break
+        self._raise_differences(pairs, path)
+
+    def _hashes_beside(self, state):
+        return "hash of the backbone's weights", state['encoder']['backbone_hash'], self.backbone_hash
+
+    def _raise_differences(self, pairs, path):
         differs = [f'{name}: {there} there, {here} here'
                    for name, there, here in pairs if there != here]
         if differs:
