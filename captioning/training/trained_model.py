@@ -93,7 +93,8 @@ class TrainedModel:
         self._raise_differences(pairs, path)
 
     def _hashes_beside(self, state):
-        return "hash of the backbone's weights", state['encoder']['backbone_hash'], self.backbone_hash
+        there = state['encoder']['backbone_hash']
+        return "hash of the backbone's weights", there, self.backbone_hash
 
     def _raise_differences(self, pairs, path):
         differs = [f'{name}: {there} there, {here} here'
