@@ -225,7 +225,7 @@ def load_captioner(path=SHIPPED, device=None, model_file=None, names=None, conse
     state = read_checkpoint(path)
     ships = Path(path).resolve().parent == SHIPPED.parent
     if model_file is None and ships:
-        model_file = SHIPPED.with_name('model.py')
+        model_file = model_file_beside(path)
     classes = load_model_file(model_file)
     encoder, decoder = _build(state, path, classes)
     _check_backbone(encoder, state, path)
@@ -305,9 +305,10 @@ def export(path, output, weights=None):
     """Write a checkpoint with its weights in float16, and beside it the model file of its run.
 
     Loaded again the weights are float32, rounded. A consensus goes with it. weights: where the
-    encoder's file is from now on.
+    encoder's file is from now on. The model file is model.py again, or NAME.py beside NAME.pt where
+    it imports others, which are then in `imports`. Returns the paths of what it wrote.
     """
-    state = read_checkpoint(path)
+    state, output = read_checkpoint(path), Path(output)
     sizes = state['encoder']['sizes']
     sizes['weights'] = weights or sizes['weights']
     for part in (state['encoder'], state['decoder']):
@@ -316,13 +317,23 @@ def export(path, output, weights=None):
     if 'settings' in state:    # without paths of this machine
         state['settings'] = {**state['settings'], 'cocoapi_loc': None, 'model_file': None}
     save_checkpoint(output, state)
-    source = Path(path).with_name('model.py')
-    if not source.exists():
-        source = load_model_file().__file__
-    for name, text in recorded_sources(source).items():
-        with files.write_aside(Path(output).with_name(name)) as aside:
+    written = [output]
+    sources = recorded_sources(model_file_beside(path) or load_model_file().__file__)
+    for name, text in sources.items():
+        if name == 'model.py' and len(sources) > 1:
+            name = output.with_suffix('.py').name
+        with files.write_aside(output.parent / name) as aside:
             aside.write_text(text, 'utf-8')
+        written.append(output.parent / name)
     consensus = Path(path).with_suffix(CONSENSUS)
-    if consensus.is_file() and Path(path).resolve() != Path(output).resolve():
-        with files.write_aside(Path(output).with_suffix(CONSENSUS)) as aside:
+    if consensus.is_file() and Path(path).resolve() != output.resolve():
+        with files.write_aside(output.with_suffix(CONSENSUS)) as aside:
             shutil.copyfile(consensus, aside)
+        written.append(output.with_suffix(CONSENSUS))
+    return written
+
+
+def model_file_beside(checkpoint):
+    """The model file that lies beside a checkpoint NAME.pt: NAME.py, model.py, or None."""
+    candidates = Path(checkpoint).with_suffix('.py'), Path(checkpoint).with_name('model.py')
+    return next((file for file in candidates if file.is_file()), None)

@@ -23,9 +23,9 @@ README = '''# {name}: an image captioner
 
     python3 -m venv .venv
     .venv/bin/pip install -r requirements.txt
-    .venv/bin/python -m scripts.sample --checkpoint {name}.pt --image photo.jpg{names}
+    .venv/bin/python -m scripts.sample --checkpoint {name}.pt{model_file} --image photo.jpg{names}
 
-`model.py` is the model as it was trained; `results/` has its settings, log, scores and captions\
+`{model}` is the model as it was trained; `results/` has its settings, log, scores and captions\
 {notebooks}.
 The encoder's weights: {weights}.
 
@@ -53,12 +53,15 @@ def package(checkpoint, output):
     can_name = weights == f'models/{WEIGHTS_OF_RECOGNIZERS}'
     if can_name:
         contents |= {f'models/{file.name}': file for file in (CLASSIFIER, PEOPLE)}
-    readme = README.format(name=name, weights=weights, notebooks=_about_notebooks(contents),
-                           scores=_about_scores(run), names=NAMES if can_name else '')
     with tempfile.TemporaryDirectory() as folder, write_aside(output) as aside:
-        export(checkpoint, Path(folder) / f'{name}.pt', weights)
-        exported = [file for file in Path(folder).rglob('*') if file.is_file()]
+        exported = export(checkpoint, Path(folder) / f'{name}.pt', weights)
         contents |= {file.relative_to(folder).as_posix(): file for file in exported}
+        model = f'{name}.py' if f'{name}.py' in contents else 'model.py'
+        contents.setdefault('model.py', files.ROOT / 'model.py')    # the library imports it
+        readme = README.format(
+            name=name, weights=weights, notebooks=_about_notebooks(contents),
+            model=model, model_file='' if model == 'model.py' else f' --model-file {model}',
+            scores=_about_scores(run), names=NAMES if can_name else '')
         with zipfile.ZipFile(aside, 'w', zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f'{name}/README.md', readme)
             for inside, file in tqdm(contents.items(), unit=' files', delay=2, disable=None):

@@ -19,9 +19,9 @@ __all__ = ['load_captioner', 'main']
 
 def main():
     parser = argparse.ArgumentParser(
-        description='Write a checkpoint in half the size, and the model.py of its run; or as ONNX.')
+        description='Write a checkpoint in half the size with its model file, or as ONNX.')
     parser.add_argument('checkpoint', help='such as runs/NAME/best.pt')
-    parser.add_argument('--output', help='file to write; model.py is written beside it')
+    parser.add_argument('--output', help='file to write; the model file is written beside it')
     parser.add_argument('--onnx', metavar='FOLDER', help='write the model there as ONNX, with '
                         'caption.py, which captions photos by it without PyTorch (docs/onnx.md)')
     parser.add_argument('--model-file', help='for --onnx: the model.py of the run, where the one '

@@ -1,6 +1,7 @@
 """sample, resize, build_vocab, evaluate, package and checkpoint, as their users call them."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,7 +14,7 @@ from PIL import Image
 
 import model
 from captioning import decoding
-from captioning.captioner import load_captioner
+from captioning.captioner import export, load_captioner
 from captioning.checkpoint import model_state, read_checkpoint, save_checkpoint, weights_hash
 from captioning.files import ROOT, file_hash
 from captioning.photos import find_photos
@@ -295,3 +296,29 @@ def test_a_package_captions_where_it_is_unpacked(small, album, call, tmp_path):
     ran = run_module('-m', 'scripts.sample', '--checkpoint', 'run.pt', '--image', photo,
                      cwd=folder)
     assert ran.returncode == 0 and ran.stdout.startswith(f'{photo}: '), ran.stderr
+
+
+def test_a_package_has_the_model_file_with_what_it_imports(small, album, call, tmp_path):
+    run, imports = small.parent, small.parent / 'imports'
+    imports.mkdir()
+    shutil.copy(model.__file__, imports / 'model.py')
+    text = 'from model import DecoderRNN, EncoderCNN\n\nNAMES = DecoderRNN, EncoderCNN\n'
+    (run / 'model.py').write_text(text)
+    call(packaging, small, '--output', tmp_path / 'give.zip')
+    with zipfile.ZipFile(tmp_path / 'give.zip') as archive:
+        archive.extractall(tmp_path / 'elsewhere')
+    folder = tmp_path / 'elsewhere' / 'run'
+    assert (folder / 'run.py').read_text() == text
+    assert (folder / 'imports' / 'model.py').is_file()
+    command, = (line for line in (folder / 'README.md').read_text().splitlines()
+                if 'scripts.sample' in line)
+    photo = album / 'one_001.jpg'
+    arguments = command.split()[1:]
+    arguments[arguments.index('photo.jpg')] = photo
+    ran = run_module(*arguments, cwd=folder)
+    assert ran.returncode == 0 and ran.stdout.startswith(f'{photo}: '), ran.stderr
+    # Given away again, it is the same.
+    again = export(folder / 'run.pt', tmp_path / 'again' / 'mine.pt')
+    names = {file.relative_to(tmp_path / 'again').as_posix() for file in again}
+    assert names == {'mine.pt', 'mine.py', 'imports/model.py'}
+    assert (tmp_path / 'again' / 'mine.py').read_text() == text
