@@ -63,8 +63,8 @@ class DecoderRNN(nn.Module):
 
         Arguments and positions are those of model.DecoderRNN. inputs: (B,), which of the features
         each caption describes, where several describe one: keys and values are computed once.
-        Training leaves out the first position, where the image alone predicts the start word: no
-        layer reads it.
+        Training leaves out the first position, where the image alone predicts the start word, and
+        all after the end: no layer reads these.
         """
         features = self.dropout(self._as_places(features))                  # (N, P, E)
         if inputs is None:

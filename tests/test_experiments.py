@@ -1,6 +1,7 @@
 """The experiments: batches that are listed, tables that have all their lines, a model file."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from test_model import V, make_features, one_by_one
 from torch.nn.functional import scaled_dot_product_attention
 from training_helpers import open_run, train, val_paths
 
+import model
 from captioning.attention import show_attention
 from captioning.benchmark.made_up import made_up_captions
 from captioning.caption_data import CaptionData
@@ -21,6 +23,8 @@ from captioning.extended_vocabulary import extended
 from captioning.photos import load_image
 from experiments import transformer
 from experiments.batching import ListedBatches, one_length, sorted_pools
+from experiments.ensemble import Ensemble, load, together
+from experiments.ensemble import table as ensemble_table
 from experiments.model_variants import IMAGES, model_variants, print_tables
 from experiments.people_named import group_of_photo
 from experiments.people_named import table as people_table
@@ -95,6 +99,18 @@ def test_steps_of_the_transformer_give_the_scores_of_forward(image, layers):
     expected = scores.flatten(0, 1)[scored]
     assert torch.allclose(decoder(features, captions, scored), expected, atol=1e-5)
     assert torch.allclose(decoder(features, captions[:, :1]), scores[:, :1], atol=1e-5)
+
+
+@each_image
+def test_the_transformer_reads_an_image_once_for_all_its_captions(image):
+    decoder, features = transformer_and_features(image)
+    inputs = torch.tensor([0, 0, 0, 4, 4, 8])
+    lengths = torch.tensor([3, 8, 5, 2, 6, 4])
+    captions, position = torch.randint(3, V, (6, 8)), torch.arange(8)
+    captions[position >= lengths[:, None] - 1] = decoder.end_id    # the end, then padding
+    scored = ((position > 0) & (position < lengths[:, None])).flatten().nonzero().squeeze(1)
+    expected = decoder(features[inputs], captions).flatten(0, 1)[scored]
+    assert torch.allclose(decoder(features, captions, scored, inputs), expected, atol=1e-5)
 
 
 @each_image
@@ -184,6 +200,48 @@ def test_the_transformer_is_trained_rewarded_and_loaded_like_any_model_file(sett
     figure = show_attention(captioner, load_image(paths[0]))
     shown = [axes.get_title().split()[0] for axes in figure.axes if axes.get_title()]
     assert shown == [captioner.vocab.idx2word[word] for word in caption.ids[1:]]
+
+
+# ---- Captioners that write as one ----
+
+def test_an_ensemble_writes_by_the_mean_of_the_probabilities():
+    first, features = transformer_and_features('attention', end_bias=1)
+    second = model.DecoderRNN(16, 24, V, image='attention').eval()
+    set_end_bias(second, 1)
+    both = Ensemble([first, second], [20, 16])
+    others = make_features({'image': 'attention'}, size=16)
+    beside = torch.cat([features, others], dim=-1)
+
+    def mean_of(number, ids):
+        pairs = [log_prob_of(decoder, part[number], ids)
+                 for decoder, part in ((first, features), (second, others))]
+        return torch.tensor(pairs).logsumexp(dim=0) - math.log(2)
+
+    for number, captions in enumerate(beams(both, beside, beam_size=3)):
+        assert len(captions) == 3
+        for caption in captions:
+            expected = mean_of(number, caption.ids)
+            assert torch.allclose(torch.tensor(caption.log_probs), expected, atol=1e-4)
+    alone = Ensemble([first, first], [20, 20])
+    twice = torch.cat([features, features], dim=-1)
+    assert ids_of(greedy(alone, twice)) == ids_of(greedy(first, features))
+
+
+def test_the_table_of_an_ensemble_has_each_captioner_and_all_together(settings):
+    runs = [train(open_run(settings(name=name, seed=seed, epochs=1)))
+            for name, seed in (('one', 0), ('other', 1))]
+    captioners = [load(run.folder / 'last.pt') for run in runs]
+    data = CaptionData(runs[0].settings.cocoapi_loc)
+    header, *rows = ensemble_table(captioners, ['one', 'other'], data, beam_sizes=(1, 2))
+    assert header == ('Captioner', 'Beam', 'BLEU-4', 'CIDEr')
+    names = ['one', 'other', 'together']
+    assert [row[:2] for row in rows] == [(name, size) for size in (1, 2) for name in names]
+    paths = val_paths(runs[0])
+    alone = captioners[0].caption(paths, beam_size=2)
+    assert together([captioners[0]] * 2).caption(paths, beam_size=2) == alone
+    captioners[1].vocab = runs[0].model.vocab.from_words(list(runs[0].model.vocab.word2idx)[:-1])
+    with pytest.raises(ValueError, match='one encoder and one vocabulary'):
+        together(captioners)
 
 
 # ---- People, named ----
