@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from captioning.benchmark import decoding
 from captioning.benchmark.data import startup_seconds
 from captioning.benchmark.decoding import measure_decoding, measure_photos
 from captioning.benchmark.made_up import made_up_captions, made_up_vocabulary, write_made_up
@@ -51,8 +52,9 @@ def test_made_up_captions_are_trained_on():
 
 
 @pytest.mark.parametrize('trained', [False, True])
-def test_decoding_is_timed_with_and_without_a_run(dataset, settings, capsys, trained):
+def test_decoding_is_timed_with_and_without_a_run(dataset, settings, monkeypatch, capsys, trained):
     data = CaptionData(dataset)
+    monkeypatch.setattr(decoding, 'BATCH_SIZE', 4)
     if trained:
         run = open_run(settings(epochs=1, image='attention'), data)
         finish_epoch(run, train_one_epoch(run), validate(run))
@@ -94,7 +96,8 @@ def test_a_benchmark_that_is_ended_ends_the_processes_of_its_parts(tmp_path, kin
         os.kill(int(number.read_text()), 0)    # is it running? (0 is no signal)
 
 
-def test_photos_are_captioned_beside_the_bare_encoder(dataset, capsys):
+def test_photos_are_captioned_beside_the_bare_encoder(dataset, monkeypatch, capsys):
+    monkeypatch.setattr(decoding, 'BATCH_SIZE', 4)
     measure_photos(CaptionData(dataset), images=5, beam_sizes=(2,))
     rate, bare, share = capsys.readouterr().out.splitlines()[-1].split()[1:]
     assert float(rate) > 0

@@ -124,10 +124,10 @@ def test_a_photo_is_captioned_from_the_command_line(executed):
 
 
 def test_a_cell_that_fails_is_told_in_one_line(executed):
-    ran = executed.command('scripts.notebooks', '--set', 'EPOCHS=missing_name')
+    ran = executed.command('scripts.notebooks', '--set', 'DATA=missing_name')
     last_line = ran.stderr.strip().splitlines()[-1]
     assert ran.returncode == 1
-    assert last_line.startswith('error: 2_Training.ipynb stopped: NameError')
+    assert last_line.startswith('error: 0_Dataset.ipynb stopped: NameError')
     misspelled = executed.command('scripts.notebooks', '--set', 'EPOCH=3')
     assert misspelled.returncode == 1 and '--set EPOCH' in misspelled.stderr
 
