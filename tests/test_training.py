@@ -256,6 +256,9 @@ def test_a_run_takes_the_cnn_alone_of_a_checkpoint_with_another_decoder(settings
     captioner = load_captioner(train(run).folder / 'last.pt', 'cpu')
     features = run.val.features[run.val.rows].float()
     assert torch.allclose(captioner.features(val_paths(run)), features, rtol=0.02, atol=0.02)
+    with pytest.raises(ValueError, match='fresh.last.pt has tuned nothing of its CNN'):
+        finish_epoch(fresh, train_one_epoch(fresh), validate(fresh))
+        open_run(settings(start=str(fresh.folder / 'last.pt'), start_with='cnn'))
     with pytest.raises(ValueError, match='epochs=0 needs a model to start from'):
         settings(start=start, start_with='cnn', epochs=0, tune_epochs=1)
     state = read_checkpoint(start)

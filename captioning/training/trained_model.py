@@ -25,7 +25,7 @@ class TrainedModel:
     classes: the module that defines them. start: a checkpoint, of which the stages of the CNN that
     it has tuned are taken, if any. encoder_sizes, decoder_sizes: the keyword arguments that made
     them. backbone_hash: of the CNN's weights before any tuning. ValueError where `start_with` is
-    'cnn' and the checkpoint's was another one before.
+    'cnn' and the checkpoint has tuned none, or another one.
     """
 
     def __init__(self, settings, classes, vocab, device, start=None):
@@ -40,9 +40,9 @@ class TrainedModel:
         torch.manual_seed(settings.seed)
         self.encoder = build_encoder(classes, self.encoder_sizes).to(device)
         self.backbone_hash = weights_hash(self.encoder.backbone)
+        if start and settings.start_with == 'cnn':
+            self._check_cnn(start)
         if start and is_tuned(start):
-            if settings.start_with == 'cnn':
-                self._raise_differences([self._hashes_beside(start)], settings.start)
             load_tuned(self.encoder, start, settings.start, classes.__file__)
         self.untuned = {}    # the CNN's weights before this run tunes it
         if settings.tune_epochs:
@@ -91,6 +91,13 @@ class TrainedModel:
                 pairs.append((f'word {idx}', there, here))
                 break
         self._raise_differences(pairs, path)
+
+    def _check_cnn(self, start):
+        """Raise ValueError where the CNN of a checkpoint is no use to start with."""
+        if not is_tuned(start):
+            raise ValueError(f"start_with='cnn': {self.settings.start} has tuned nothing of its "
+                             'CNN, so that there is nothing to take. Leave both out.')
+        self._raise_differences([self._hashes_beside(start)], self.settings.start)
 
     def _hashes_beside(self, state):
         there = state['encoder']['backbone_hash']
