@@ -14,6 +14,7 @@ from training_helpers import open_run, train, val_paths
 
 import model
 from captioning.attention import show_attention
+from captioning.batch_targets import TargetGroup
 from captioning.benchmark.made_up import made_up_captions
 from captioning.caption_data import CaptionData
 from captioning.captioner import load_captioner
@@ -21,6 +22,7 @@ from captioning.constrained_search import constrained_search
 from captioning.decoding import attention_weights, beam_search, beams, greedy
 from captioning.extended_vocabulary import extended
 from captioning.photos import load_image
+from captioning.training.phase import word_scores
 from experiments import transformer
 from experiments.batching import ListedBatches, one_length, sorted_pools
 from experiments.ensemble import Ensemble, load, together
@@ -111,6 +113,18 @@ def test_the_transformer_reads_an_image_once_for_all_its_captions(image):
     scored = ((position > 0) & (position < lengths[:, None])).flatten().nonzero().squeeze(1)
     expected = decoder(features[inputs], captions).flatten(0, 1)[scored]
     assert torch.allclose(decoder(features, captions, scored, inputs), expected, atol=1e-5)
+
+
+def test_a_decoder_may_call_its_captions_inputs():
+    class Named(model.DecoderRNN):
+        def forward(self, features, inputs):
+            return super().forward(features, inputs)
+
+    decoder, features = Named(20, 24, V).eval(), make_features({'image': 'every'}, size=20)
+    group = TargetGroup(torch.tensor([0, 0, 4]), torch.randint(3, V, (3, 5)),
+                        torch.tensor([1, 7, 12]), None)
+    expected = decoder(features[group.inputs], group.captions).flatten(0, 1)[group.scored]
+    assert torch.equal(word_scores(decoder, features, group), expected)
 
 
 @each_image

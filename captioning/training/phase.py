@@ -50,11 +50,11 @@ def word_scores(decoder, embedded, group):
     """Scores (W, V) of the scored words of a TargetGroup; embedded: (B, ...), its batch's inputs.
 
     A decoder whose `forward` takes `scored` computes those alone; from another they are taken. One
-    that takes `inputs` reads each image once; another is given it once for each caption.
+    that also takes `inputs` reads each image once; another is given it once for each caption.
     """
     known = inspect.signature(decoder.forward).parameters
-    if 'inputs' in known:
-        return decoder(embedded, group.captions, group.scored, group.inputs)
+    if 'scored' in known and 'inputs' in known:
+        return decoder(embedded, group.captions, scored=group.scored, inputs=group.inputs)
     features = embedded.index_select(0, group.inputs)                       # (b, ...)
     if 'scored' in known:
         return decoder(features, group.captions, group.scored)
