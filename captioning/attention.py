@@ -10,8 +10,9 @@ from captioning.figures import plot_attention
 
 
 def has_attention(captioner):
-    """Whether the captioner's decoder looks at places of the image."""
-    return captioner.decoder.image == 'attention'
+    """Whether the captioner's decoder looks at places of the image, as model.py's does."""
+    decoder = captioner.decoder
+    return getattr(decoder, 'image', None) == 'attention' and hasattr(decoder, 'attention')
 
 
 @torch.no_grad()

@@ -44,6 +44,7 @@ from captioning.model_files import build_encoder, load_model_file, recorded_sour
 from captioning.naming import Description, Naming, Seen
 from captioning.photos import as_seen, load_image
 from captioning.recognition import SharedEncoder, recognizer_for
+from captioning.recognition.recognizer import BACKBONE_HASH
 from captioning.recognition.untuned import pooled_rows
 from captioning.transforms import least_decoded, make_transform
 from vocabulary import Vocabulary
@@ -238,7 +239,9 @@ def load_captioner(path=SHIPPED, device=None, model_file=None, names=None, conse
     device = use(device or default_device())
     captioner = Captioner(encoder, decoder, vocab, state['transform'], device,
                           state['encoder']['backbone_hash'], untuned)
-    if ships if names is None else names:
+    if names is None:
+        names = ships and captioner.backbone_hash == BACKBONE_HASH
+    if names:
         name_things(captioner)
     file = Path(path).with_suffix(CONSENSUS)
     if file.exists() if consensus is None else consensus:
@@ -305,32 +308,61 @@ def export(path, output, weights=None):
     """Write a checkpoint with its weights in float16, and beside it the model file of its run.
 
     Loaded again the weights are float32, rounded. A consensus goes with it. weights: where the
-    encoder's file is from now on. The model file is model.py again, or NAME.py beside NAME.pt where
-    it imports others, which are then in `imports`. Returns the paths of what it wrote.
+    encoder's file is from now on. Returns the paths of what it wrote. FileExistsError where a model
+    file would replace another one.
     """
     state, output = read_checkpoint(path), Path(output)
+    sources = _sources_beside(output, recorded_sources(model_file_beside(path)
+                                                       or load_model_file().__file__))
     sizes = state['encoder']['sizes']
     sizes['weights'] = weights or sizes['weights']
     for part in (state['encoder'], state['decoder']):
         part['state'] = {key: value.half() if value.is_floating_point() else value
                          for key, value in part['state'].items()}
-    if 'settings' in state:    # without paths of this machine
-        state['settings'] = {**state['settings'], 'cocoapi_loc': None, 'model_file': None}
+    if 'settings' in state:
+        state['settings'] = without_places(state['settings'])
     save_checkpoint(output, state)
-    written = [output]
-    sources = recorded_sources(model_file_beside(path) or load_model_file().__file__)
-    for name, text in sources.items():
-        if name == 'model.py' and len(sources) > 1:
-            name = output.with_suffix('.py').name
-        with files.write_aside(output.parent / name) as aside:
+    for file, text in sources.items():
+        with files.write_aside(file) as aside:
             aside.write_text(text, 'utf-8')
-        written.append(output.parent / name)
+    written = [output, *sources]
     consensus = Path(path).with_suffix(CONSENSUS)
     if consensus.is_file() and Path(path).resolve() != output.resolve():
         with files.write_aside(output.with_suffix(CONSENSUS)) as aside:
             shutil.copyfile(consensus, aside)
         written.append(output.with_suffix(CONSENSUS))
     return written
+
+
+def without_places(settings):
+    """Settings, a dict, without what tells where things lie on this machine."""
+    given = {'cocoapi_loc': None, 'model_file': None}
+    if settings.get('start'):
+        given['start'] = Path(settings['start']).name
+    return {**settings, **given}
+
+
+def _sources_beside(output, sources):
+    """Where the model file of a checkpoint NAME.pt and what it imports are written -> {path: text}.
+
+    sources: as `recorded_sources` gives them. The model file is model.py again; it is NAME.py where
+    it imports others, which are then in `imports`, or where another model.py lies there.
+    """
+    own, *imported = sources
+    names = [own] if not imported else []
+    places = [output.with_name(name) for name in (*names, output.with_suffix('.py').name)]
+    place = next((place for place in places if _may_hold(place, sources[own])), None)
+    beside = {output.parent / name: sources[name] for name in imported}
+    taken = [file for file, text in beside.items() if not _may_hold(file, text)]
+    if place is None or taken:
+        raise FileExistsError(f'{taken[0] if taken else places[-1]} is there and belongs to another '
+                              'model: write to another folder.')
+    return {place: sources[own], **beside}
+
+
+def _may_hold(file, text):
+    """Whether a file is not there yet, or has this text."""
+    return not file.exists() or file.is_file() and file.read_text('utf-8') == text
 
 
 def model_file_beside(checkpoint):

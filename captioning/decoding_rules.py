@@ -17,8 +17,9 @@ class Caption(NamedTuple):
     """A caption with the probability of each word.
 
     ids: [start, words..., end], a list of ints, without the end where max_len cut it short.
-    log_probs: of each id but the first, given the image and the ids before it. They are the model's
-    own, in nats, whatever rules and temperature chose the words.
+    log_probs: of each id but the first, given the image and the ids before it. They are the
+    decoder's own, in nats, whatever rules and temperature chose the words; where it is made to
+    name things, those of the decoder that has the new words and lacks what is ruled out.
     """
 
     ids: list

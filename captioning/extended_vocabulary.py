@@ -28,13 +28,12 @@ class Extended(NamedTuple):
     new_ids: list
 
 
-def extended(decoder, vocab, like_words, bias=0.0):
+def extended(decoder, vocab, like_words):
     """A copy of a decoder that has new words -> Extended.
 
     decoder: it has `embedding`, an nn.Embedding, and `linear`, an nn.Linear that scores the words,
     which may share their weights; it stays as it is. like_words: dict from each new word to pairs
-    (known word, weight above 0); words that the vocabulary has keep their rows. bias: is added to
-    the score of each new word.
+    (known word, weight above 0); words that the vocabulary has keep their rows.
 
     The copy is for decoding: its weights take no gradients. Raises ValueError for a decoder of
     another kind, and for words that are like none or like one that is not known.
@@ -47,7 +46,7 @@ def extended(decoder, vocab, like_words, bias=0.0):
         if isinstance(layer, nn.RNNBase):
             layer.flatten_parameters()    # on a GPU: a copy has them in pieces
     if new_words:
-        _add_rows(decoder, shares, bias)
+        _add_rows(decoder, shares)
     words = [vocab.idx2word[word_id] for word_id in range(len(vocab))]
     special = vocab.start_word, vocab.end_word, vocab.unk_word
     new_vocab = type(vocab).from_words([*words, *new_words], *special)
@@ -92,23 +91,18 @@ def _shares(word, likes, vocab):
     return [(vocab(known), weight / total) for known, weight in likes]
 
 
-def _add_rows(decoder, shares, bias):
+def _add_rows(decoder, shares):
     """Add rows to the embedding and the linear layer, one for each list of pairs (id, share)."""
     embedding, linear = decoder.embedding, decoder.linear
     tied = embedding.weight is linear.weight
     linear.weight = _with_means(linear.weight, shares)
     if linear.bias is not None:
-        linear.bias = _with_means(linear.bias, shares, bias)
-    elif bias:
-        raise ValueError(f'bias={bias}, but the linear layer has none.')
+        linear.bias = _with_means(linear.bias, shares)
     embedding.weight = linear.weight if tied else _with_means(embedding.weight, shares)
     linear.out_features = embedding.num_embeddings = len(linear.weight)
 
 
-def _with_means(rows, shares, bias=0.0):
+def _with_means(rows, shares):
     """Rows (V, ...) with as many more as there are lists of pairs (id, share)."""
-    means = []
-    for pairs in shares:
-        mean = sum(share * rows[word_id] for word_id, share in pairs)
-        means.append(mean + bias)
+    means = [sum(share * rows[word_id] for word_id, share in pairs) for pairs in shares]
     return nn.Parameter(torch.cat([rows, torch.stack(means)]), requires_grad=False)

@@ -68,7 +68,7 @@ def cached_features(encoder, paths, folder, name, batch_size=BATCH_SIZE, view=0)
         return is_reduced(path, least_decoded(encoder.transform['size']))
 
     def cache_of(backbone):
-        key = _key(backbone, encoder.transform, dtype, view)
+        key = cache_key(backbone, encoder.transform, dtype, view)
         return FeatureCache(Path(folder) / f'features-{key}', name, paths, is_outdated)
 
     _check_forward(encoder)
@@ -145,20 +145,11 @@ def _tell_unreadable(name, paths, unreadable):
               f'out: {names}{more}')
 
 
-def cache_key(encoder, dtype, view=0):
+def cache_key(backbone, transform, dtype, view=0):
     """What the features depend on besides the images, as 12 digits.
 
-    Raises ValueError if the encoder does more than `embed(backbone(images))`, which is what
-    training computes.
-    """
-    _check_forward(encoder)
-    return _key(encoder.backbone, encoder.transform, dtype, view)
-
-
-def _key(backbone, transform, dtype, view):
-    """Notices an edit of EncoderCNN by the backbone's answer to a probe image.
-
-    That is computed on a CPU: the key is the same on every device.
+    An edit of EncoderCNN is noticed by the backbone's answer to a probe image. That is computed on
+    a CPU: the key is the same on every device.
     """
     backbone = _on_cpu(backbone)
     probe = _probe_image(transform['size'])
@@ -192,6 +183,8 @@ def _probe_image(size):
 
 @torch.no_grad()
 def _check_forward(encoder):
+    """ValueError if an encoder does more than `embed(backbone(images))`, which training computes.
+    """
     encoder = _on_cpu(encoder)
     images = _probe_image(encoder.transform['size'])
     training = encoder.training

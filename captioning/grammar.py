@@ -14,7 +14,7 @@ from captioning.recognition.like_words import wordnet
 
 # A vowel is heard, not read: an hour, a unicycle.
 READ_WITHOUT_VOWEL = ('euro', 'one', 'once', 'ukulele', 'uni', 'use', 'usu', 'uten')
-READ_WITH_VOWEL = ('heir', 'honest', 'honor', 'hour')
+READ_WITH_VOWEL = ('heir', 'honest', 'honor', 'hour', 'suv', 'unid', 'unim', 'unin', 'x-ray')
 
 ARTICLES = ('a', 'an')
 ONE = (*ARTICLES, 'one', 'another', 'this', 'each')
@@ -30,9 +30,9 @@ PREPOSITIONS = ('at', 'behind', 'beside', 'by', 'down', 'from', 'in', 'inside', 
 
 def article_of(word):
     """The indefinite article, 'a' or 'an', that goes before a word."""
-    if word.startswith(READ_WITHOUT_VOWEL):
-        return 'a'
-    return 'an' if word.startswith((*'aeiou', *READ_WITH_VOWEL)) else 'a'
+    if word.startswith(READ_WITH_VOWEL):
+        return 'an'
+    return 'an' if word[0] in 'aeiou' and not word.startswith(READ_WITHOUT_VOWEL) else 'a'
 
 
 def grammar_of(vocab, words=(), new_ids=()):
@@ -47,9 +47,10 @@ def grammar_of(vocab, words=(), new_ids=()):
     alike = {vocab(word.word) for word in words if word.word == word.plural}    # two sheep
     new = set(new_ids)
     never = defaultdict(set)
+    articles = {word.word: word.article for word in things if word.article}
     for word, word_id in vocab.word2idx.items():
         if word[0].isalpha():
-            wrong, = {*ARTICLES} - {article_of(word)}
+            wrong, = {*ARTICLES} - {articles.get(word) or article_of(word)}
             never[wrong].add(word_id)
     for before in ONE:
         never[before] |= plural

@@ -13,9 +13,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from captioning import files
-from captioning.captioner import export
+from captioning.captioner import export, without_places
 from captioning.checkpoint import read_checkpoint
-from captioning.files import read_json, weights_file, write_aside
+from captioning.files import read_json, weights_file, write_aside, write_json
 from captioning.recognition.recognizer import CLASSIFIER, PEOPLE, WEIGHTS_OF_RECOGNIZERS
 from captioning.tables import percent
 
@@ -32,7 +32,8 @@ The encoder's weights: {weights}.
 {scores}
 '''
 NAMES = ' --names      # say what ImageNet knows'
-MODULES = ('vocabulary.py', 'data_loader.py', 'requirements.txt', 'LICENSE')
+MODULES = ('vocabulary.py', 'data_loader.py', 'requirements.txt', 'LICENSE',
+           'scripts/requirements.txt')
 LIBRARY = ('captioning/**/*.py', 'captioning/**/*.toml', 'captioning/recognition/*.t*',
            'scripts/*.py')
 RESULTS = ('settings.json', 'log.jsonl', 'scores.json', 'curves.png', 'samples.png',
@@ -47,6 +48,7 @@ def package(checkpoint, output):
     name = run.name if of_run else checkpoint.stem
     weights = read_checkpoint(checkpoint)['encoder']['sizes']['weights']
     contents = _repository_files() | _result_files(run)
+    settings = contents.get('results/settings.json')
     if file := weights_file(weights):
         weights = f'models/{file.name}'
         contents[weights] = file
@@ -56,6 +58,8 @@ def package(checkpoint, output):
     with tempfile.TemporaryDirectory() as folder, write_aside(output) as aside:
         exported = export(checkpoint, Path(folder) / f'{name}.pt', weights)
         contents |= {file.relative_to(folder).as_posix(): file for file in exported}
+        if settings:
+            contents['results/settings.json'] = _cleaned(settings, Path(folder))
         model = f'{name}.py' if f'{name}.py' in contents else 'model.py'
         contents.setdefault('model.py', files.ROOT / 'model.py')    # the library imports it
         readme = README.format(
@@ -80,6 +84,14 @@ def _result_files(run):
     results = {f'results/{name}': run / name for name in RESULTS if (run / name).is_file()}
     pages = sorted((run / 'notebooks').glob('*.html'))
     return results | {f'notebooks/{page.name}': page for page in pages}
+
+
+def _cleaned(settings, folder):
+    """A copy of a run's settings.json in `folder`, without places of this machine."""
+    content, copy = read_json(settings), folder / 'settings.json'
+    write_json(copy, content | {part: without_places(content[part])
+                                for part in ('settings', 'identity') if part in content})
+    return copy
 
 
 def _about_notebooks(contents):

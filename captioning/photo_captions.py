@@ -1,10 +1,9 @@
 """Caption photos, however many, into a file that a killed run can be continued from.
 
     for path, told, error in caption_photos(captioner, paths, beam_size=3): ...
-    output = CaptionFile('captions.json', form='json')
+    output = CaptionFile('captions.json', paths)
 """
 
-import contextlib
 import glob
 import json
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from captioning import distributed
 from captioning.encoding import photo_batches
-from captioning.files import write_aside
+from captioning.files import write_json
 
 SAVE_SECONDS = 10
 
@@ -62,6 +61,17 @@ def image_id(path):
     return int(number[1])
 
 
+def image_ids(paths):
+    """That of each; ValueError where two photos have the same."""
+    ids = {}
+    for path in paths:
+        other = ids.setdefault(image_id(path), path)
+        if other != path:
+            raise ValueError(f'{other} and {path} end in the same number, which --format coco '
+                             'takes as the image id: caption them into two files.')
+    return list(ids)
+
+
 def make_entry(path, told, form):
     """One photo's part of the output: 'coco' results, or 'json' with all that is told of it."""
     if form == 'coco':
@@ -84,7 +94,7 @@ class CaptionFile:
     def __init__(self, path, photos):
         self.path, self.photos = path, photos
         alone = distributed.ranks() == 1
-        before = distributed.on_first_rank(lambda: read_entries(path) if path else {})
+        before = distributed.on_first_rank(self._merged) if path else {}
         self.entries = dict(before) if alone else {}
         self.missing = [photo for photo in photos if photo not in before]
         self.part = path if alone else f'{path}.rank{distributed.rank()}'
@@ -97,44 +107,38 @@ class CaptionFile:
 
     def save(self):
         if self.path:
-            write_entries(self.part, self.entries.values())
+            write_json(self.part, list(self.entries.values()))
         self.saved_at = time.monotonic()
 
     def merge(self):
         """Write all parts into the file, in the order of the photos, after what it had of others.
         """
-        entries = read_entries(self.path)
+        print(f'{len(self._merged()):,} photos are captioned in {self.path}', file=sys.stderr)
+
+    def _merged(self):
+        """`merge`, also of parts that were left when processes were killed -> {photo: entry}."""
+        path = Path(self.path)
+        parts = sorted(path.parent.glob(glob.escape(path.name) + '.rank*'))
+        entries = {photo_of(entry): entry for file in (path, *parts)
+                   for entry in read_entries(file)}
         order = {photo: position for position, photo in enumerate(self.photos)}
-        write_entries(self.path, sorted(
-            entries.values(), key=lambda entry: order.get(photo_of(entry), -1)))
-        for part in _parts(self.path):
+        entries = dict(sorted(entries.items(), key=lambda item: order.get(item[0], -1)))
+        if entries:
+            write_json(path, list(entries.values()))
+        for part in parts:
             part.unlink()
-        print(f'{len(entries):,} photos are captioned in {self.path}', file=sys.stderr)
+        return entries
 
 
 def read_entries(path):
-    """{photo: entry} of an output file, and of the parts that several processes left of one."""
-    entries = {}
-    for file in (Path(path), *_parts(path)):
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                content = json.loads(file.read_text('utf-8'))
-                entries.update((photo_of(entry), entry) for entry in content)
-            except (ValueError, TypeError, AttributeError):
-                raise ValueError(f'{file} is there and is not the output of this command: give '
-                                 'another --output, or remove it.') from None
-    return entries
-
-
-def write_entries(path, entries):
-    with write_aside(path) as aside:
-        aside.write_text(as_json(entries), 'utf-8')
-
-
-def as_json(entries):
-    return json.dumps(list(entries), indent=1, ensure_ascii=False)
-
-
-def _parts(path):
-    path = Path(path)
-    return sorted(path.parent.glob(glob.escape(path.name) + '.rank*'))
+    """The entries of an output file, none where it is not there; ValueError if it is another's."""
+    try:
+        entries = json.loads(path.read_text('utf-8'))
+        if all(photo_of(entry) is not None for entry in entries):
+            return entries
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError, AttributeError):
+        pass
+    raise ValueError(f'{path} is there and is not the output of this command: give another '
+                     '--output, or remove it.')

@@ -1,7 +1,7 @@
 """Have the data ready: `prepare_data()` finds it, draws it, downloads it or converts it.
 
     data = prepare_data()           # $COCOAPI_LOC, ./cocoapi, or the built-in scenes
-    data = prepare_data('coco')     # COCO 2014, downloaded to data/coco (25 GB)
+    data = prepare_data('coco')     # COCO 2014, downloaded to data/coco (28 GB)
     data = prepare_data('Flickr8k.token.txt', images='Flicker8k_Dataset')    # converted
 """
 

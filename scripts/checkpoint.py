@@ -31,8 +31,9 @@ def main():
         parser.error('--output FILE or --onnx FOLDER: where is it to be written?')
     if args.output:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        export(args.checkpoint, args.output)
-        print(f'{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB')
+        written = export(args.checkpoint, args.output)
+        print(f'{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB, with',
+              ', '.join(file.name for file in written[1:]))
     if args.onnx:
         captioner = load_captioner(args.checkpoint, 'cpu', args.model_file, names=False,
                                    consensus=False)

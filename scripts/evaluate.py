@@ -56,10 +56,13 @@ def parse_arguments():
 def write_captions(args, data):
     """Caption the split with the checkpoint and write the results file -> results."""
     from captioning.scoring.split_captions import caption_split  # here, because it loads torch
+    beside = Path(args.checkpoint).with_name(f'captions_{args.split}_beam{args.beam_size}.json')
+    out = Path(args.results_out or beside)
+    if args.against and out.resolve() == Path(args.against).resolve():
+        raise ValueError(f'the captions would be written over {args.against}, which they are to be '
+                         'compared with: give another file by --results-out')
     results = caption_split(args.checkpoint, data, args.split, args.beam_size, args.limit,
                             args.model_file, args.names, args.consensus)
-    beside = Path(args.checkpoint).with_name(f'captions_{args.split}_beam{args.beam_size}.json')
-    out = args.results_out or beside
     write_json(out, results, indent=None)
     print(f'{len(results):,} captions are in {out}')
     return results

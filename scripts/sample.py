@@ -6,6 +6,7 @@
 """
 
 import argparse
+import json
 import sys
 
 import torch
@@ -15,9 +16,8 @@ from captioning import distributed
 from captioning.captioner import SHIPPED, load_captioner
 from captioning.photo_captions import (
     CaptionFile,
-    as_json,
     caption_photos,
-    image_id,
+    image_ids,
     make_entry,
 )
 from captioning.photos import find_photos
@@ -61,9 +61,12 @@ def main():
     if distributed.ranks() > 1 and not args.output:
         parser.error('several processes need an --output')
     paths = find_photos(args.image)
-    photos = [image_id(path) for path in paths] if args.format == 'coco' else paths
+    photos = image_ids(paths) if args.format == 'coco' else paths
     output = CaptionFile(args.output, photos)
     missing = set(output.missing)
+    if len(missing) < len(paths) and distributed.rank() == 0:
+        print(f'{len(paths) - len(missing):,} of {len(paths):,} photos are in {args.output} '
+              'already and are left as they are', file=sys.stderr)
     todo = [path for path, photo in zip(paths, photos, strict=True) if photo in missing]
     captioner = load_captioner(args.checkpoint, device, args.model_file, args.names,
                                args.consensus)
@@ -76,7 +79,7 @@ def main():
     if args.output:
         distributed.on_first_rank(output.merge)
     elif args.format != 'text':
-        print(as_json(output.entries.values()))
+        print(json.dumps(list(output.entries.values()), indent=1))
     distributed.disconnect()
     if failed:
         sys.exit(f'{failed} of {len(todo)} photos could not be read')

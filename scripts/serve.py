@@ -7,9 +7,9 @@ Nothing is asked of any other host. Photos are deleted within two hours, or when
 """
 
 import argparse
+import sys
 
 from captioning.captioner import SHIPPED, load_captioner
-from captioning.page import serve
 from scripts import add_choice_options, run_main
 
 
@@ -26,6 +26,11 @@ def main():
     parser.add_argument('--port', type=int, default=7860, help='(default: 7860)')
     add_choice_options(parser)
     args = parser.parse_args()
+    try:
+        from captioning.page import serve  # here, because most who caption photos need no Gradio
+    except ModuleNotFoundError as error:
+        sys.exit(f'error: {error}. `make serve` installs what the page needs, or '
+                 f'`pip install -r scripts/requirements.txt`.')
     captioner = load_captioner(args.checkpoint, model_file=args.model_file, names=args.names,
                                consensus=args.consensus)
     serve(captioner, args.host, args.port)

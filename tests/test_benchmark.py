@@ -62,7 +62,7 @@ def test_decoding_is_timed_with_and_without_a_run(dataset, settings, monkeypatch
     output = capsys.readouterr().out
     methods = ('greedy', 'sampling', 'beam 1 ', 'beam 10')
     assert all(name in output for name in methods) and '10 images' in output
-    assert ("image='attention'" in output) == trained
+    assert ("decoder with attention" in output) == trained
 
 
 def test_start_up_reads_a_made_up_file(tmp_path):

@@ -1,6 +1,7 @@
 """sample, resize, build_vocab, evaluate, package and checkpoint, as their users call them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import model
 from captioning import decoding
 from captioning.captioner import export, load_captioner
 from captioning.checkpoint import model_state, read_checkpoint, save_checkpoint, weights_hash
-from captioning.files import ROOT, file_hash
+from captioning.files import ROOT, file_hash, write_json
+from captioning.photo_captions import CaptionFile
 from captioning.photos import find_photos
 from scripts import build_vocab, checkpoint, evaluate, resize, sample
 from scripts import package as packaging
@@ -157,13 +159,37 @@ def test_two_processes_share_the_photos(small, album, tmp_path):
     assert [path.name for path in tmp_path.glob('shared.json*')] == ['shared.json']
 
 
+def test_parts_of_processes_that_were_killed_are_not_lost(tmp_path):
+    output = tmp_path / 'captions.json'
+    for rank, photo in enumerate('ca'):
+        write_json(f'{output}.rank{rank}', [{'image': photo}])
+    opened = CaptionFile(output, ['a', 'b', 'c'])
+    assert opened.missing == ['b']
+    assert json.loads(output.read_text()) == [{'image': 'a'}, {'image': 'c'}]
+    assert [path.name for path in tmp_path.iterdir()] == ['captions.json']
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='names of files are text there')
+def test_a_name_that_is_no_text_is_kept_as_it_is(small, album, call, tmp_path):
+    photo = os.fsdecode(os.fsencode(album) + b'/caf\xe9.jpg')
+    (album / 'one_001.jpg').rename(photo)
+    output = tmp_path / 'captions.json'
+    call(sample, '--checkpoint', small, '--image', album, '--output', output)
+    assert photo in [one['image'] for one in json.loads(output.read_text())]
+    _, _, errors = call(sample, '--checkpoint', small, '--image', photo, '--output', output)
+    assert '1 of 1 photos are in' in errors
+
+
 @pytest.mark.parametrize(('arguments', 'told'), [
     (['--output', 'x.txt', '--format', 'text'], '--output is for'),
+    (['--format', 'coco', '--image', 'name_1.png', 'other-01.png'], 'end in the same number'),
+    (['--output', 'list.json'], 'is not the output of this command'),
     (['--beam-size', '0'], 'a number from 1'), (['--format', 'coco'], 'has no number'),
     (['--output', 'other.json'], 'is not the output of this command')])
 def test_sample_says_what_it_cannot_do(small, tmp_path, call, monkeypatch, arguments, told):
     monkeypatch.chdir(tmp_path)
     Path('other.json').write_text('{"a": 1}')
+    Path('list.json').write_text('[{"a": 1}, {"a": 2}]')
     Image.new('RGB', (9, 9)).save('name.png')
     try:
         _, _, errors = call(sample, '--checkpoint', small, '--image', 'name.png', *arguments)
@@ -221,6 +247,11 @@ def test_a_folder_with_a_validation_split_alone_can_be_evaluated(
     assert status is None and 'CIDEr' in output
     assert len(json.loads(results_file.read_text())) == 4
     assert 'CIDEr' in scores_file.read_text()
+    kept = results_file.read_bytes()
+    with pytest.raises(ValueError, match='give another file by --results-out'):
+        call(evaluate, small, '--cocoapi-loc', folder, '--no-java', '--results-out', results_file,
+             '--against', results_file)
+    assert results_file.read_bytes() == kept
     captions = folder / 'cocoapi' / 'annotations' / 'captions_val2014.json'
     cached, = (isolated_root / 'cache').glob('coco80-*')
     assert cached.name == f'coco80-{file_hash(captions)[:8]}'
@@ -322,3 +353,16 @@ def test_a_package_has_the_model_file_with_what_it_imports(small, album, call, t
     names = {file.relative_to(tmp_path / 'again').as_posix() for file in again}
     assert names == {'mine.pt', 'mine.py', 'imports/model.py'}
     assert (tmp_path / 'again' / 'mine.py').read_text() == text
+
+
+def test_a_checkpoint_given_away_replaces_no_other_model_file(small, tmp_path):
+    here = tmp_path / 'here'
+    here.mkdir()
+    (here / 'model.py').write_text('# mine, edited since\n')
+    written = export(small, here / 'given.pt')
+    assert [file.name for file in written] == ['given.pt', 'given.py']
+    assert (here / 'model.py').read_text() == '# mine, edited since\n'
+    assert export(small, here / 'given.pt') == written    # the same again
+    with pytest.raises(FileExistsError, match='model.py is there'):
+        export(small, here / 'model.pt')
+    assert not (here / 'model.pt').exists()

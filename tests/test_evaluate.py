@@ -34,7 +34,6 @@ from captioning.scoring import (
     as_results,
     format_scores,
     format_tests,
-    human_line,
     paired_test,
     read_results,
     score,
@@ -286,13 +285,13 @@ def test_paired_test(references, results):
     assert 'CIDEr' in format_tests(better) and 'not shown to differ' in format_tests(same)
 
 
-def test_human_line(tmp_path):
+def test_people_are_scored_by_the_first_caption_against_the_others(tmp_path):
     file = write_annotations(tmp_path, {1: ['a dog runs fast', 'a dog runs fast'],
                                         2: ['a cat', 'the cow stands'],
                                         3: ['only one caption']})
     references = References(file, leave_first_out=True, cache_dir=None)
     assert references.captions == {1: ['a dog runs fast'], 2: ['the cow stands']}
-    human = human_line(file, cache_dir=None)
+    human = score(first_captions(references), references)
     assert human['ROUGE-L'] == 0.5
     assert human == score(as_results({1: 'a dog runs fast', 2: 'a cat'}), references)
 
@@ -334,7 +333,8 @@ def test_command_scores_a_results_file(run, capsys, tmp_path):
 def test_command_scores_people_alone(run, capsys, tmp_path):
     run('--annotations', ANNOTATIONS, '--human', '--no-java', '--json', tmp_path / 'scores.json')
     printed, kept = capsys.readouterr().out, json.loads((tmp_path / 'scores.json').read_text())
-    human = json.loads(json.dumps(human_line(ANNOTATIONS, draws=1000, cache_dir=None)))
+    references = References(ANNOTATIONS, leave_first_out=True, cache_dir=None)
+    human = json.loads(json.dumps(score(first_captions(references), references, draws=1000)))
     assert kept['CIDEr'] == human['CIDEr'] and kept['intervals'] == human['intervals']
     assert 'people' in printed and 'distinct' not in printed
 

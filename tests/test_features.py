@@ -11,14 +11,18 @@ from conftest import COLOURS, draw_square
 from PIL import Image
 from torchvision import transforms
 
-from captioning import augmentations, feature_cache
+from captioning import augmentations, feature_cache, features
 from captioning.devices import fast_dtype
 from captioning.encoding import FrozenBackbone
-from captioning.features import FIRST_AUGMENTATIONS, cache_key, cached_features
+from captioning.features import FIRST_AUGMENTATIONS, cached_features
 from captioning.files import text_hash
 from captioning.photos import load_image
 from captioning.transforms import make_transform, seeded
 from model import EncoderCNN
+
+
+def cache_key(encoder, dtype, view=0):
+    return features.cache_key(encoder.backbone, encoder.transform, dtype, view)
 
 
 def features_of(encoder, paths, folder, view=0):

@@ -44,7 +44,7 @@ def test_plurals_are_like_plurals(nouns, word, like):
 
 
 def test_a_plural_is_like_singulars_where_no_plural_is_known():
-    assert like_words('zebras', ['horse', 'chair'], kind='animal') == [('horse', 1.0)]
+    assert KnownNouns(['horse', 'chair']).like('zebras', kind='animal') == [('horse', 1.0)]
 
 
 def test_kind_tells_which_meaning_is_meant(nouns):
@@ -73,10 +73,10 @@ def test_weights_fall_and_add_up_to_1(nouns, word, count):
 
 def test_of_words_that_are_equally_like_it_the_more_common_comes_first():
     for known in (['collie', 'beagle', 'x', 'y'], ['beagle', 'collie', 'x', 'y']):
-        assert like_words('poodle', known)[0][0] == known[0]
+        assert KnownNouns(known).like('poodle')[0][0] == known[0]
         counts = {word: 9 - place for place, word in enumerate(known)}
         shuffled = dict(sorted(counts.items()))
-        assert like_words('poodle', shuffled) == like_words('poodle', known)
+        assert KnownNouns(shuffled).like('poodle') == KnownNouns(known).like('poodle')
 
 
 @pytest.mark.parametrize(('word', 'one', 'other'), [
@@ -84,20 +84,20 @@ def test_of_words_that_are_equally_like_it_the_more_common_comes_first():
     ('owl', 'bird', 'pelican'), ('bookcase', 'chair', 'desk')])
 def test_the_more_common_comes_first_also_where_it_is_a_little_less_like_it(word, one, other):
     rare = [f'filling{number}' for number in range(60)]
-    assert like_words(word, [one, *rare, other])[0][0] == one
-    assert like_words(word, [other, *rare, one])[0][0] == other
+    assert KnownNouns([one, *rare, other]).like(word)[0][0] == one
+    assert KnownNouns([other, *rare, one]).like(word)[0][0] == other
 
 
 def test_only_words_of_the_kind_count_where_any_is_known():
-    assert like_words('banana', ['hair', 'potato'], kind='food') == [('potato', 1.0)]
-    assert like_words('banana', ['hair'], kind='food') == [('hair', 1.0)]
+    assert KnownNouns(['hair', 'potato']).like('banana', kind='food') == [('potato', 1.0)]
+    assert KnownNouns(['hair']).like('banana', kind='food') == [('hair', 1.0)]
     many = ['hair', 'leaf', *(f'filling{number}' for number in range(60)), 'bread']
-    assert like_words('banana', many)[0][0] != 'bread'
-    assert like_words('banana', many, kind='food') == [('bread', 1.0)]
+    assert KnownNouns(many).like('banana')[0][0] != 'bread'
+    assert KnownNouns(many).like('banana', kind='food') == [('bread', 1.0)]
 
 
 def test_words_that_seldom_name_a_thing_do_not_count():
-    assert like_words('dye', ['blue']) == [] and 'blue' in wordnet().senses
+    assert KnownNouns(['blue']).like('dye') == [] and 'blue' in wordnet().senses
 
 
 def test_the_uses_of_a_word_add_up():

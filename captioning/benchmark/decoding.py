@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
+from captioning.attention import has_attention
 from captioning.benchmark.made_up import made_up_vocabulary
 from captioning.benchmark.measure import seconds
-from captioning.captioner import Captioner, load_captioner
+from captioning.captioner import Captioner, load_captioner, model_file_beside
 from captioning.decoding import beam_search, greedy, sample
 from captioning.devices import default_device
 from captioning.features import split_features
@@ -37,8 +38,8 @@ def measure_decoding(data, images=1000):
         rows.append((name, f'{images / took:.0f}', f'{took / greedy_seconds:.1f}',
                      f'{took / encoder_seconds:.1%}'))
     print(text_table(rows, indent=2))
-    print(f'  {images:,} images, decoder with image={captioner.decoder.image!r}; the encoder takes '
-          f'{encoder_seconds:.1f} s, {images / encoder_seconds:.0f} images/s')
+    print(f'  {images:,} images, decoder {"with" if has_attention(captioner) else "without"} attention; '
+          f'the encoder takes {encoder_seconds:.1f} s, {images / encoder_seconds:.0f} images/s')
 
 
 def newest_captioner(data, images):
@@ -47,7 +48,8 @@ def newest_captioner(data, images):
     The features are of the validation images, over and over where these are too few.
     FileNotFoundError if there is no run.
     """
-    captioner = load_captioner(latest_checkpoint(data), default_device())
+    checkpoint = latest_checkpoint(data)
+    captioner = load_captioner(checkpoint, default_device(), model_file_beside(checkpoint))
     cached, unreadable, _ = split_features(captioner.encoder, data, 'val', limit=images)
     features = torch.from_numpy(np.delete(cached, unreadable, axis=0)).float()
     return captioner, features[torch.arange(images) % len(features)]

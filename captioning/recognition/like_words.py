@@ -43,11 +43,6 @@ ONLY_PLURAL = frozenset('binoculars glasses goggles jeans pajamas pants scissors
                         'tights tongs trousers underpants'.split())
 
 
-def like_words(word, known, count=3, kind=''):
-    """`KnownNouns(known).like(word, count, kind)`, for one word."""
-    return KnownNouns(known).like(word, count, kind)
-
-
 # ---- WordNet ----
 
 class Sense(NamedTuple):

@@ -21,11 +21,11 @@ from captioning.scoring.references import References
 from captioning.scoring.reports import format_notes, format_scores, format_tests, ranked_examples
 from captioning.scoring.results import as_results, read_results
 from captioning.scoring.scene_truth import judge_scenes, scene_mistakes
-from captioning.scoring.scores import first_captions, human_line, paired_test, score
+from captioning.scoring.scores import first_captions, paired_test, score
 from captioning.scoring.variety import diversity
 
 __all__ = [
     'COMPARED', 'CURVES', 'LOGGED', 'SCORES', 'References', 'as_results', 'diversity',
     'first_captions', 'format_notes', 'format_scores', 'format_tests', 'format_words',
-    'human_line', 'java_works', 'judge_scenes', 'judge_words', 'paired_test', 'ranked_examples',
+    'java_works', 'judge_scenes', 'judge_words', 'paired_test', 'ranked_examples',
     'read_results', 'scene_mistakes', 'score', 'shown', 'tokenize_java', 'tokenize_python']

@@ -75,15 +75,6 @@ def paired_test(results_a, results_b, references, draws=1000, seed=0):
     return tests
 
 
-def human_line(annotations_file, draws=0, **options):
-    """Scores of people: the first caption of each image against its others.
-
-    options: those of References.
-    """
-    references = References(annotations_file, leave_first_out=True, **options)
-    return score(first_captions(references), references, draws)
-
-
 def first_captions(references):
     """The first caption of each image, in the results format."""
     return as_results({image_id: references.first[image_id] for image_id in references.image_ids})
