@@ -213,11 +213,11 @@ class DecoderRNN(nn.Module):
 
 
 class AlignedLinear(nn.Linear):
-    """nn.Linear that a GPU trains with outputs added up to a multiple of 64: it is faster so."""
+    """nn.Linear that a GPU trains, faster so, with outputs added up to a multiple of 64."""
 
     def forward(self, x):
         missing = -self.out_features % 64
-        if x.is_cpu or not missing or not torch.is_grad_enabled():    # to pad takes longer there
+        if x.is_cpu or self.bias is None or not missing or not torch.is_grad_enabled():
             return super().forward(x)
         weight = nn.functional.pad(self.weight, (0, 0, 0, missing))
         bias = nn.functional.pad(self.bias, (0, missing), value=-torch.inf)
@@ -343,14 +343,14 @@ def _read_weights(network, name, file):
     except Exception as error:    # a damaged or foreign file raises many kinds
         raise ValueError(
             f"weights='{file}' hold no state dict that can be read safely: {error}") from None
-    if strides == 'v1':    # a file without the mark is torchvision's own kind
-        _stride_in_first_convolution(network)
     head = {key: value for key, value in network.state_dict().items() if key.startswith(HEAD)}
     try:
         network.load_state_dict({**state, **head})    # the head will be cut off
     except RuntimeError as error:
-        raise ValueError(
-            f"weights='{file}' do not fit backbone='{name}': {str(error)[:300]}") from None
+        raise ValueError(f"weights='{file}' do not fit backbone='{name}'. Give its own, such as "
+                         f"weights='IMAGENET1K_V2': {str(error)[:300]}") from None
+    if strides == 'v1':    # a file without the mark is torchvision's own kind
+        _stride_in_first_convolution(network)
 
 
 def _stride_in_first_convolution(resnet):

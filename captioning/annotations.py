@@ -4,9 +4,11 @@
     tokens = caption_tokens('captions_val2014.json', tokenize, folder)
 """
 
+import inspect
 import json
 import os
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -81,11 +83,12 @@ def _check_entry(path, key, entry):
 def caption_tokens(annotations_file, tokenize, folder, annotations=None):
     """Split every caption of a file into tokens -> CaptionTokens.
 
-    They are kept in `folder` until the file or `tokenize` changes. annotations: what
-    read_annotations gives, if it has been read already.
+    They are kept in `folder` until the file, or that in which `tokenize` is, changes. annotations:
+    what read_annotations gives, if it has been read already.
     """
     name = os.path.basename(annotations_file).removesuffix('.json')
-    key = text_hash(annotations_hash(annotations_file) + repr(tokenize(PROBE)), digits=8)
+    source = Path(inspect.getsourcefile(tokenize)).read_text('utf-8')
+    key = text_hash(annotations_hash(annotations_file) + source + repr(tokenize(PROBE)), digits=8)
     cached = os.path.join(folder, f'{name}.{key}.tokens.npz')
     if os.path.exists(cached):
         try:

@@ -355,8 +355,8 @@ def _sources_beside(output, sources):
     beside = {output.parent / name: sources[name] for name in imported}
     taken = [file for file, text in beside.items() if not _may_hold(file, text)]
     if place is None or taken:
-        raise FileExistsError(f'{taken[0] if taken else places[-1]} is there and belongs to another '
-                              'model: write to another folder.')
+        raise FileExistsError(f'{[*taken, *places][0]} is there and belongs to another model: '
+                              'write to another folder.')
     return {place: sources[own], **beside}
 
 

@@ -11,15 +11,13 @@ from dataclasses import fields
 
 from captioning.files import read_json
 from captioning.runs import GONE, NOT_IDENTITY, run_folders
-from captioning.scoring.metrics import COMPARED, shown
+from captioning.scoring import metrics
 from captioning.tables import markdown_table, text_table
 from captioning.training.settings import TrainingSettings
 
 SAME_DATA = ('val data', 'val_images')      # scores are comparable where these agree
 DEFAULTS = {entry.name: entry.default for entry in fields(TrainingSettings)
             if entry.name not in NOT_IDENTITY} | GONE
-HEADER = ['run', *COMPARED, 'words', 'broken', 'epochs', 'minutes', 'weights',
-          'differs from the first in']
 NOTE = ('scores x100 on validation, greedy, with 95 % intervals; different words used; captions '
         'that break off ("with a"); minutes of training; trained weights')
 
@@ -106,7 +104,8 @@ def _file_diff(one, other, file):
 
 def format_runs(runs, markdown=False):
     """Table of runs: of finished ones scores of the best epoch, of others the best so far."""
-    rows = [HEADER]
+    rows = [['run', *metrics.COMPARED, 'words', 'broken', 'epochs', 'minutes', 'weights',
+             'differs from the first in']]
     for run, difference in zip(runs, differences(runs), strict=True):
         rows.append([*_row(run), difference])
     note = NOTE
@@ -119,7 +118,7 @@ def format_runs(runs, markdown=False):
 
 
 def _row(run):
-    scores = [_score(run, name) for name in COMPARED]
+    scores = [_score(run, name) for name in metrics.COMPARED]
     trained, _ = run['parameters']
     weights = f'{trained / 1e6:.1f} M' if trained else '-'
     minutes = sum(line['train_seconds'] for line in run['log']) / 60
@@ -137,6 +136,6 @@ def _diversity(run):
 def _score(run, name):
     scores = run['scores']
     if scores:
-        return shown(name, scores.get(name), scores['intervals'].get(name))
+        return metrics.shown(name, scores.get(name), scores['intervals'].get(name))
     logged = [line[name] for line in run['log'] if name in line]
-    return f'{shown(name, max(logged))} so far' if logged else '-'
+    return f'{metrics.shown(name, max(logged))} so far' if logged else '-'

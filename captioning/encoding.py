@@ -21,10 +21,10 @@ from captioning.devices import computed_in, is_cpu, loading_workers, moved, pins
 from captioning.onnx_network import OnnxNetwork
 from captioning.photos import load_image
 from captioning.transforms import (
-    ANY_AUGMENTATION,
     least_decoded,
     make_pixels,
     normalize,
+    random_view,
     seeded,
 )
 
@@ -165,7 +165,7 @@ class AugmentedPhotos(PhotoDataset):
 
     def __init__(self, paths, transform, crop, seed):
         self.paths, self.seed = paths, seed
-        self.pixels = make_pixels(transform['size'], ANY_AUGMENTATION, crop)
+        self.pixels = make_pixels(transform['size'], random_view(), crop)
         self.least = least_decoded(transform['size'])
 
     def __getitem__(self, row):

@@ -30,7 +30,7 @@ from captioning.devices import fast_dtype, is_cpu
 from captioning.encoding import BATCH_SIZE, FrozenBackbone, photo_batches
 from captioning.feature_cache import FeatureCache
 from captioning.files import text_hash
-from captioning.photos import is_reduced
+from captioning.photos import is_reduced, load_image
 from captioning.transforms import least_decoded
 
 # Features of changed photos were kept before augmentations.py was part of the key: with this text
@@ -64,8 +64,16 @@ def cached_features(encoder, paths, folder, name, batch_size=BATCH_SIZE, view=0)
     """
     paths, dtype = [Path(path) for path in paths], fast_dtype(next(encoder.parameters()).device)
 
+    least = least_decoded(encoder.transform['size'])
+
     def is_outdated(path):    # once, large photos were encoded from all of their pixels
-        return is_reduced(path, least_decoded(encoder.transform['size']))
+        return is_reduced(path, least)
+
+    def read(cache):    # not where an image can be read by now that once could not be
+        found = cache.read()
+        if found and all(_problem(paths[row], least) for row in found[1]):
+            return found
+        return None
 
     def cache_of(backbone):
         key = cache_key(backbone, encoder.transform, dtype, view)
@@ -73,15 +81,15 @@ def cached_features(encoder, paths, folder, name, batch_size=BATCH_SIZE, view=0)
 
     _check_forward(encoder)
     cache = cache_of(encoder.backbone)
-    cached = cache.read()
+    cached = read(cache)
     if cached is None:
         places = without_pool(encoder.backbone, encoder.transform['size'])
-        of_places = places and cache_of(places).read()
+        of_places = places and read(cache_of(places))
         if of_places:
             cached = _pool(cache, *of_places)
         else:
             cached = _encode(cache, paths, encoder, dtype, view, batch_size)
-    _tell_unreadable(name, paths, cached[1])
+    _tell_unreadable(name, paths, cached[1], least)
     return cached
 
 
@@ -137,12 +145,21 @@ def without_pool(backbone, size):
     return None
 
 
-def _tell_unreadable(name, paths, unreadable):
+def _tell_unreadable(name, paths, unreadable, least):
     if unreadable:
         names = ', '.join(str(paths[row]) for row in unreadable[:5])
         more = ', ...' if len(unreadable) > 5 else ''
         print(f'{name}: {len(unreadable)} of {len(paths)} images are missing or damaged and left '
-              f'out: {names}{more}')
+              f'out: {names}{more}. The first: {_problem(paths[unreadable[0]], least)}')
+
+
+def _problem(path, least=None):
+    """Why `load_image` cannot read an image; '' where it can."""
+    try:
+        load_image(path, least)
+    except OSError as error:
+        return str(error)
+    return ''
 
 
 def cache_key(backbone, transform, dtype, view=0):

@@ -18,7 +18,8 @@ from PIL import Image
 
 from captioning.files import write_aside
 from captioning.photos import load_image
-from captioning.scoring.metrics import CURVES, SELECTION, is_fraction
+from captioning.scoring import metrics
+from captioning.scoring.metrics import SELECTION, is_fraction
 
 SAMPLE_DATA = Path(matplotlib.get_data_path()) / 'sample_data'
 GRACE_HOPPER = SAMPLE_DATA / 'grace_hopper.jpg'    # in the public domain
@@ -174,7 +175,7 @@ def plot_curves(log):
     log: one dict an epoch. The scores are those in metrics.CURVES: fractions share a panel, a plain
     number has its own. One that the log of an older run lacks is left out, or begins later.
     """
-    logged = [name for name in CURVES if not log or any(name in line for line in log)]
+    logged = [name for name in metrics.CURVES if not log or any(name in line for line in log)]
     fractions = [name for name in logged if is_fraction(name)]
     numbers = [name for name in logged if not is_fraction(name)]
     score_panels = {'score': fractions} if fractions else {}

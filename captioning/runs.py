@@ -35,7 +35,10 @@ NOT_IDENTITY = ('name', 'cocoapi_loc', 'save_seconds', 'model_file')
 # Settings of before, and the value that a run must have had to be one that can continue.
 GONE = {'tune_cache': False}
 # Files that a reader edits to change training; like model.py they count for a run's identity.
-EDITED = ('losses.py', 'rewards.py', 'augmentations.py', 'scoring/metrics.py')
+EDITED = ('vocabulary.py', 'captioning/losses.py', 'captioning/rewards.py',
+          'captioning/augmentations.py', 'captioning/scoring/metrics.py')
+
+IMAGES = 'images of train and val'    # how many there are, those left out apart
 
 _locks = {}    # of this process, by folder
 
@@ -51,8 +54,7 @@ class Experiment:
     """
 
     def __init__(self, settings, data, model_file):
-        library = files.ROOT / 'captioning'
-        edited = {Path(file).name: (library / file).read_text('utf-8') for file in EDITED}
+        edited = {Path(file).name: (files.ROOT / file).read_text('utf-8') for file in EDITED}
         self.settings = settings
         self.sources = recorded_sources(model_file) | edited
         self.defaults = {field.name: field.default for field in fields(settings)
@@ -69,17 +71,17 @@ class Experiment:
         """The identity that a run has recorded, as it would be recorded today.
 
         Settings that it lacks stood at their defaults, and those that are gone do not count where
-        they stood at theirs. Before EDITED files counted they were not recorded: then they are
-        taken to be as they are now.
+        they stood at theirs. Before EDITED files and IMAGES counted they were not recorded: then
+        they are taken to be as they are now.
         """
-        edited = [Path(file).name for file in EDITED]
-        unrecorded = {name: self.identity[name] for name in edited}
+        later = [*(Path(file).name for file in EDITED), IMAGES]
+        unrecorded = {name: self.identity[name] for name in later if name in self.identity}
         identity = {**self.defaults, **unrecorded, **recorded}
         return {key: value for key, value in identity.items()
                 if key not in GONE or value != GONE[key]}
 
     def find_folder(self):
-        """The folder of the run that is the same, else the first free of NAME, NAME-2, NAME-3, ...
+        """The folder of the run that is the same, else the next of NAME, NAME-2, NAME-3, ...
 
         Prints what a new one changes against the one before.
         """
@@ -92,7 +94,11 @@ class Experiment:
             before = self.completed(read_json(folder / 'settings.json')['identity'])
             if before == self.identity:
                 return folder
-        folder = files.RUNS / (f'{name}-{max(numbered) + 1}' if numbered else name)
+        number = max(numbered, default=0) + 1
+        folder = files.RUNS / (f'{name}-{number}' if number > 1 else name)
+        while (folder / 'settings.json').exists():    # of a run with that name
+            number += 1
+            folder = files.RUNS / f'{name}-{number}'
         if before:
             print(f'{folder.name}: a new run, since the one before differs in '
                   f'{"; ".join(self._changes(before))}')
@@ -133,11 +139,13 @@ def _revision():
 # ---- Where runs live ----
 
 def _numbered_folders(name):
-    """{number: folder} of the runs NAME (1), NAME-2 (2), ..."""
+    """{number: folder} of the runs NAME (1), NAME-2 (2), ...; not of one that is called NAME-2."""
     numbered = {}
     for folder in files.RUNS.glob('*'):
         match = re.fullmatch(re.escape(name) + r'(?:-(\d+))?', folder.name)
-        if match and (folder / 'settings.json').exists():
+        if not match or not (folder / 'settings.json').exists():
+            continue
+        if folder.name == name or read_json(folder / 'settings.json')['settings']['name'] == name:
             numbered[int(match[1] or 1)] = folder
     return numbered
 

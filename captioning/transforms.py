@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torchvision import transforms
 
-from captioning.augmentations import AUGMENTATIONS
+from captioning import augmentations
 
 _one_generator = threading.Lock()
-ANY_AUGMENTATION = len(AUGMENTATIONS)    # the view that the last of them makes
 
 
 def least_decoded(size):
@@ -56,7 +55,13 @@ def _changes(size, view, crop):
     """What happens to the PIL image."""
     if not view:
         return [transforms.Resize((size, size))]
-    return AUGMENTATIONS[min(view, len(AUGMENTATIONS)) - 1](size, crop)
+    functions = augmentations.AUGMENTATIONS
+    return functions[min(view, len(functions)) - 1](size, crop)
+
+
+def random_view():
+    """The view that the last augmentation makes."""
+    return len(augmentations.AUGMENTATIONS)
 
 
 def seeded(seed, transform, image):

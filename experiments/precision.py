@@ -30,7 +30,8 @@ def precision(data, images=1000, beam_sizes=BEAM_SIZES):
     for size in beam_sizes:
         first = None
         for captioner in captioners():
-            captions = [best[0]['caption'] for _, best, _ in caption_photos(captioner, paths, size)]
+            captions = [told['captions'][0]['caption']
+                        for _, told, _ in caption_photos(captioner, paths, size)]
             first = first or captions
             differing = np.mean(np.array(captions) != np.array(first))
             results = [{'image_id': image_id, 'caption': caption}

@@ -32,6 +32,7 @@ from captioning.scoring import (
     SCORES,
     References,
     as_results,
+    first_captions,
     format_scores,
     format_tests,
     paired_test,

@@ -62,14 +62,14 @@ def test_the_table_of_models_has_a_line_for_each(dataset, isolated_root, small_w
         assert len(rows) == 4 and rows[1].count('[') == rows[2].count('[') == 2, rows
 
 
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-                    reason='this processor has no LSTM in bfloat16')
 def test_precision_compares_with_float32(dataset, isolated_root, monkeypatch):
-    # Also where it is slow.
-    monkeypatch.setattr('captioning.captioner.fast_dtype', lambda device: torch.bfloat16)
-    _, first, second = precision(CaptionData(dataset), images=5, beam_sizes=(1,))
-    assert first[:3] == ('1', 'float32, cpu', '0.0%') and second[:2] == ('1', 'bfloat16, cpu')
-    assert 0 <= float(second[2].rstrip('%')) <= 100
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():    # also where it is slow
+        monkeypatch.setattr('captioning.captioner.fast_dtype', lambda device: torch.bfloat16)
+    _, first, *others = precision(CaptionData(dataset), images=5, beam_sizes=(1,))
+    assert first[:3] == ('1', 'float32, cpu', '0.0%')
+    assert [other[:2] for other in others] == [
+        ('1', 'bfloat16, cpu')] * torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert all(0 <= float(other[2].rstrip('%')) <= 100 for other in others)
 
 
 # ---- The Transformer ----
@@ -115,16 +115,29 @@ def test_the_transformer_reads_an_image_once_for_all_its_captions(image):
     assert torch.allclose(decoder(features, captions, scored, inputs), expected, atol=1e-5)
 
 
-def test_a_decoder_may_call_its_captions_inputs():
-    class Named(model.DecoderRNN):
-        def forward(self, features, inputs):
-            return super().forward(features, inputs)
+class Inputs(model.DecoderRNN):
+    def forward(self, features, inputs):
+        return super().forward(features, inputs)
 
-    decoder, features = Named(20, 24, V).eval(), make_features({'image': 'every'}, size=20)
+
+class InputsScored(model.DecoderRNN):
+    def forward(self, features, inputs, scored=None):
+        return super().forward(features, inputs, scored)
+
+
+class Mask(model.DecoderRNN):
+    def forward(self, features, captions, mask=None, scored=None):
+        assert mask is None
+        return super().forward(features, captions, scored)
+
+
+@pytest.mark.parametrize('kind', [Inputs, InputsScored, Mask])
+def test_the_arguments_of_a_decoder_may_be_called_and_ordered_otherwise(kind):
+    decoder, features = kind(20, 24, V).eval(), make_features({'image': 'every'}, size=20)
     group = TargetGroup(torch.tensor([0, 0, 4]), torch.randint(3, V, (3, 5)),
                         torch.tensor([1, 7, 12]), None)
     expected = decoder(features[group.inputs], group.captions).flatten(0, 1)[group.scored]
-    assert torch.equal(word_scores(decoder, features, group), expected)
+    assert torch.allclose(word_scores(decoder, features, group), expected, atol=1e-5)
 
 
 @each_image

@@ -82,6 +82,20 @@ def test_unreadable_images_are_named_and_the_rest_computed(encoder, paths, tmp_p
     assert features_of(encoder, paths, tmp_path)[1] == [2]
 
 
+def test_an_image_that_can_be_read_by_now_is_no_longer_left_out(encoder, paths, tmp_path, encoded):
+    """Its size and time may be the same: the disk was away, a package was missing."""
+    sound, status = paths[2].read_bytes(), paths[2].stat()
+    paths[2].write_bytes(b'x' * len(sound))
+    os.utime(paths[2], ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert features_of(encoder, paths, tmp_path)[1] == [2]
+    encoded()
+    paths[2].write_bytes(sound)
+    os.utime(paths[2], ns=(status.st_atime_ns, status.st_mtime_ns))
+    features, unreadable = features_of(encoder, paths, tmp_path)
+    assert not unreadable and np.isfinite(features).all()
+    assert sum(encoded()) == 3 + 1    # two probes for the key, one for the shape, and the image
+
+
 # ---- The array ----
 
 def made_up_rows(todo, count=3000):

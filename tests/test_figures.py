@@ -23,6 +23,7 @@ from captioning.figures import (
     save_figure,
     show_images,
 )
+from captioning.scoring import metrics
 from captioning.transforms import make_transform
 from model import DecoderRNN, EncoderCNN
 from vocabulary import Vocabulary
@@ -107,7 +108,7 @@ def curves_of(axis):
 
 
 def test_fractions_share_a_panel_and_a_plain_number_has_its_own(monkeypatch):
-    monkeypatch.setattr(figures, 'CURVES', ('CIDEr', 'distinct words', 'BLEU-4'))
+    monkeypatch.setattr(metrics, 'CURVES', ('CIDEr', 'distinct words', 'BLEU-4'))
     monkeypatch.setattr(figures, 'is_fraction', lambda name: name != 'distinct words')
     log = [{**line, 'distinct words': 100 + line['epoch']} for line in LOG]
     figure = plot_curves(log)

@@ -32,7 +32,8 @@ def may_follow(vocab):
 
 @pytest.mark.parametrize(('word', 'article'), [
     ('elephant', 'an'), ('hour', 'an'), ('honest', 'an'), ('unicycle', 'a'), ('uniform', 'a'),
-    ('euro', 'a'), ('umbrella', 'an'), ('unidentified', 'an'), ('suv', 'an'), ('dog', 'a'), ('one', 'a'), ('used', 'a'), ('oven', 'an')])
+    ('euro', 'a'), ('umbrella', 'an'), ('unidentified', 'an'), ('suv', 'an'), ('dog', 'a'),
+    ('one', 'a'), ('used', 'a'), ('oven', 'an')])
 def test_articles_go_by_sound(word, article):
     assert article_of(word) == article
 

@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from captioning.recognition import like_words as module
-from captioning.recognition.like_words import LICENCE, NOUNS, KnownNouns, like_words, wordnet
+from captioning.recognition.like_words import LICENCE, NOUNS, KnownNouns, wordnet
 from experiments import wordnet_extract
 
 # From the most common down, as captions have them: verbs and colours are nouns of WordNet too.

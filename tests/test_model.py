@@ -16,7 +16,7 @@ from captioning.decoding import greedy
 from captioning.devices import fast_dtype
 from captioning.photos import load_image
 from captioning.transforms import make_transform
-from model import DecoderRNN, EncoderCNN
+from model import AlignedLinear, DecoderRNN, EncoderCNN
 
 V = 40    # words
 # 'first' shares its code with 'every' and 'state', so these three are the ways through the decoder.
@@ -211,7 +211,8 @@ def test_a_file_without_the_mark_is_torchvisions_own_kind(tmp_path):
 @pytest.mark.parametrize(('options', 'words'), [
     ({'weights': 'nowhere.pt'}, ['nowhere.pt', 'IMAGENET1K_V2']),
     ({'weights': 'IMAGENET1K_V9'}, ['IMAGENET1K_V9', 'IMAGENET1K_V2']),
-    ({'backbone': 'resnet18'}, ['do not fit', 'resnet18']),
+    ({'backbone': 'resnet18'}, ['do not fit', 'resnet18', 'IMAGENET1K_V2']),
+    ({'backbone': 'squeezenet1_1'}, ['do not fit', 'squeezenet1_1']),
     ({'backbone': 'resnet-50', 'weights': None}, ['resnet-50', "'resnet50'"]),
     ({'backbone': 'fcn_resnet50', 'weights': None}, ['fcn_resnet50', 'classifier']),
     ({'backbone': 'vit_b_16', 'weights': None}, ['vit_b_16', 'no map of features']),
@@ -230,6 +231,11 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
     torch.save(torch.zeros(3), tmp_path / 'tensor.pt')
     with pytest.raises(ValueError, match='tensor.pt'):
         EncoderCNN(4, weights=tmp_path / 'tensor.pt')
+
+
+def test_a_padded_layer_without_bias_computes_what_a_plain_one_does():
+    layer = AlignedLinear(6, 10, bias=False).to('meta')
+    assert layer(torch.empty(3, 6, device='meta')).shape == (3, 10)
 
 
 def test_a_failed_download_says_what_to_do(monkeypatch, tmp_path):

@@ -63,6 +63,7 @@ def repository(tmp_path, monkeypatch):
     """A folder that is taken for the repository; what is imported from it is forgotten again."""
     root = tmp_path / 'repository'
     shutil.copytree(REPOSITORY / 'captioning', root / 'captioning')
+    shutil.copy(REPOSITORY / 'vocabulary.py', root)
     monkeypatch.setattr(files, 'ROOT', root)
     monkeypatch.syspath_prepend(root)
     before = set(sys.modules)

@@ -15,6 +15,7 @@ from training_helpers import (
 
 from captioning.captioner import load_captioner
 from captioning.training import final_scores
+from captioning.training.self_critical_phase import SelfCriticalPhase
 
 
 def logged(run, *keys):
@@ -55,6 +56,27 @@ def test_the_stop_button_saves_and_running_again_continues(settings, capsys):
     run = train(open_run(settings(name='stopped')))
     assert 'continues after 5 batches and 0 epochs' in capsys.readouterr().out
     assert torch.equal(weights(run), weights(uninterrupted))
+
+
+@pytest.mark.parametrize('reopened', [False, True])
+def test_the_stop_button_as_the_next_phase_begins_loses_nothing(settings, monkeypatch, reopened):
+    """Which may take an hour: all images are encoded by the CNN as it was tuned."""
+    changes = {'epochs': 1, 'reward_epochs': 1, 'reward_batch_size': 3}
+    uninterrupted = train(open_run(settings(name='uninterrupted', **changes)))
+    run = open_run(settings(name='stopped', **changes))
+
+    def press(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SelfCriticalPhase, '__init__', press)
+        train(run)
+    if reopened:
+        run = open_run(settings(name='stopped', **changes))
+        assert run.phase.name == 'reward' and run.epoch == 1
+    train(run)
+    assert torch.equal(weights(run), weights(uninterrupted))
+    assert logged(run, 'phase', 'CIDEr') == logged(uninterrupted, 'phase', 'CIDEr')
 
 
 @pytest.mark.parametrize('changes', [{}, {'by_image': True}, {'image': 'attention'}],

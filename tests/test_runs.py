@@ -15,7 +15,7 @@ from training_helpers import edited_model, open_run, train, weights
 import model
 from captioning import files
 from captioning.caption_data import CaptionData, find_data
-from captioning.runs import EDITED, Experiment, latest_checkpoint, run_folders
+from captioning.runs import EDITED, IMAGES, Experiment, latest_checkpoint, run_folders
 from captioning.training import finish_epoch, train_one_epoch, validate
 from scripts import compare
 
@@ -27,7 +27,9 @@ def read_settings(folder):
 def recorded(settings):
     """The folder of a run that is recorded and not trained, without the model being built."""
     model_file = settings.model_file or model.__file__
-    experiment = Experiment(settings, find_data(settings.cocoapi_loc), model_file)
+    data = find_data(settings.cocoapi_loc)
+    experiment = Experiment(settings, data, model_file)
+    experiment.identity[IMAGES] = f'{len(data.images("train"))} and {len(data.images("val"))}'
     folder = experiment.find_folder()
     experiment.record(folder)
     return folder
@@ -72,24 +74,24 @@ def test_where_it_lies_and_how_it_is_saved_make_no_other_run(settings, dataset, 
 
 
 def test_an_edit_of_what_readers_edit_is_another_run(settings, tmp_path, monkeypatch, capsys):
-    library = shutil.copytree(REPOSITORY / 'captioning', tmp_path / 'copy' / 'captioning')
-    monkeypatch.setattr(files, 'ROOT', library.parent)
+    root = tmp_path / 'copy'
+    shutil.copytree(REPOSITORY / 'captioning', root / 'captioning')
+    shutil.copy(REPOSITORY / 'vocabulary.py', root)
+    monkeypatch.setattr(files, 'ROOT', root)
     names = [recorded(settings()).name]
-    for file in ('losses.py', 'rewards.py', 'augmentations.py', 'scoring/metrics.py',
-                 'decoding.py', 'captions.py'):
-        text = (library / file).read_text()
-        (library / file).write_text(f'{text}# an edit of {file}\n')
+    for file in (*EDITED, 'captioning/decoding.py', 'captioning/captions.py'):
+        text = (root / file).read_text()
+        (root / file).write_text(f'{text}# an edit of {file}\n')
         names.append(recorded(settings()).name)
-    assert names == ['squares', *(f'squares-{number}' for number in (2, 3, 4, 5, 5, 5))]
+    assert names == ['squares', *(f'squares-{number}' for number in (2, 3, 4, 5, 6, 6, 6))]
     capsys.readouterr()
-    monkeypatch.setattr(sys, 'argv', ['compare', 'squares', 'squares-5', '--diff'])
+    monkeypatch.setattr(sys, 'argv', ['compare', 'squares', 'squares-6', '--diff'])
     compare.main()
     output = capsys.readouterr().out
     assert ('augmentations.py +1 -0 lines, losses.py +1 -0 lines, metrics.py +1 -0 lines, '
-            'rewards.py +1 -0 lines') in output
+            'rewards.py +1 -0 lines, vocabulary.py +1 -0 lines') in output
     added = [line for line in output.splitlines() if line.startswith('+#')]
-    assert added == [f'+# an edit of {file}' for file in
-                     ('augmentations.py', 'losses.py', 'scoring/metrics.py', 'rewards.py')]
+    assert sorted(added) == sorted(f'+# an edit of {file}' for file in EDITED)
 
 
 def test_a_deleted_run_leaves_the_others_found(settings):
@@ -97,6 +99,24 @@ def test_a_deleted_run_leaves_the_others_found(settings):
     shutil.rmtree(first)
     assert recorded(settings(hidden_size=25)) == second
     assert recorded(settings(hidden_size=26)).name == 'squares-3'
+
+
+def test_a_run_that_is_called_lstm_512_is_none_of_lstm(settings):
+    other = recorded(settings(name='lstm-512'))
+    first, second = (recorded(settings(name='lstm', hidden_size=size)) for size in (24, 25))
+    assert [folder.name for folder in (other, first, second)] == ['lstm-512', 'lstm', 'lstm-2']
+    assert recorded(settings(name='lstm-512')) == other
+
+
+def test_photos_that_were_missing_make_another_run(settings, dataset, capsys):
+    photo = dataset / 'cocoapi' / 'images' / 'train2014' / 'train_003.jpg'
+    photo.rename(dataset / 'aside.jpg')
+    first = train(open_run(settings(epochs=1)))
+    assert len(first.train.rows) == 11 and 'train_003.jpg not found' in capsys.readouterr().out
+    (dataset / 'aside.jpg').rename(photo)
+    second = open_run(settings(epochs=1))
+    assert second.folder.name == 'squares-2' and len(second.train.rows) == 12
+    assert 'images of train and val: 11 and 4 -> 12 and 4' in capsys.readouterr().out
 
 
 def test_a_name_with_odd_characters_is_a_name(settings):
@@ -110,7 +130,7 @@ def test_a_name_with_odd_characters_is_a_name(settings):
 def make_as_before(folder, tune_cache=False):
     """Make the folder one of before: what was not recorded then is gone from it."""
     content, edited = read_settings(folder), [Path(file).name for file in EDITED]
-    for key in ('loss', 'reward', *edited):
+    for key in ('loss', 'reward', IMAGES, *edited):
         content['identity'].pop(key, None)
     for key in ('created', 'opened'):
         content.pop(key, None)

@@ -7,10 +7,12 @@ import pytest
 from training_helpers import edited_model, open_run
 
 import model
+from captioning import augmentations, losses, rewards
 from captioning.checkpoint import read_checkpoint
 from captioning.model_files import model_arguments
 from captioning.training import make_settings
 from captioning.training.settings import read_arguments
+from captioning.transforms import make_pixels
 
 
 @pytest.fixture
@@ -61,10 +63,33 @@ def test_a_new_argument_counts_for_the_run_and_is_kept_in_its_checkpoint(setting
     assert opened(depth=5) == ('squares', 5, 5)
 
 
-def test_an_argument_without_a_default_is_named(tmp_path):
-    file = edited_model(tmp_path / 'model.py', ('tied=False):', 'tied=False, *, depth):'))
-    with pytest.raises(ValueError, match='model.py: the argument depth of the model needs a'):
+@pytest.mark.parametrize(('argument', 'problem'), [
+    ('*, depth', 'the argument depth of the model needs a default'),
+    ('depth=None', 'depth of the model needs a default, a number'),
+    ('depth=(3, 5)', 'depth of the model needs a default, a number'),
+    ('max_len=64', 'max_len of the model has the name of a setting of training')])
+def test_an_argument_that_can_be_no_setting_is_named(tmp_path, argument, problem):
+    file = edited_model(tmp_path / 'model.py', ('tied=False):', f'tied=False, {argument}):'))
+    with pytest.raises(ValueError, match=problem):
         make_settings(model_file=str(file))
+
+
+def test_a_copy_of_model_py_trains_with_the_weights_that_ship(tmp_path):
+    file = edited_model(tmp_path / 'mine' / 'my_model.py')
+    assert make_settings(model_file=file).weights == make_settings().weights
+    settings = make_settings(model_file=file, cocoapi_loc=tmp_path)
+    assert settings.cocoapi_loc == str(tmp_path) and settings.model_file == str(file)
+
+
+def test_entries_that_are_added_while_a_notebook_is_open_can_be_chosen(monkeypatch):
+    """The tables are then others than those that were imported first."""
+    monkeypatch.setattr(losses, 'LOSSES', {**losses.LOSSES, 'focal': None})
+    monkeypatch.setattr(rewards, 'REWARDS', {**rewards.REWARDS, 'bleu': None})
+    settings = make_settings(loss='focal', reward='bleu')
+    assert (settings.loss, settings.reward) == ('focal', 'bleu')
+    changes = augmentations.flipped, lambda size, crop: ['an edited one']
+    monkeypatch.setattr(augmentations, 'AUGMENTATIONS', changes)
+    assert make_pixels(64, view=2).transforms[0] == 'an edited one'
 
 
 def test_what_follows_from_the_data_is_no_setting(capsys):
@@ -101,6 +126,10 @@ def test_each_argument_of_the_model_is_described():
     ({'reward': 'bleu'}, "reward='bleu': expected 'cider'"),
     ({'batch_size': 0}, 'batch_size=0'),
     ({'seed': -1}, 'seed=-1'),
+    ({'epochs': 2.5}, 'epochs=2.5: expected a whole number'),
+    ({'max_len': 2}, 'max_len=2'),
+    ({'learning_rate': -1.0}, 'learning_rate=-1'),
+    ({'start_with': 'cnn'}, 'needs a checkpoint to start from'),
     ({'tune_stages': 0}, 'tune_stages=0'),
     ({'epochs': 0}, 'nothing to train'),
     ({'epochs': 0, 'tune_epochs': 2}, 'nothing to train'),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_helpers import open_run, train, val_paths, weights
+from training_helpers import edited_model, open_run, train, val_paths, weights
 
 import model
 from captioning import encoding, files
@@ -25,6 +25,7 @@ from captioning.training import (
     finish_epoch,
     train_one_epoch,
     validate,
+    validation,
 )
 from captioning.training import epoch as training_epoch
 from captioning.training.epoch import learning_rate
@@ -128,8 +129,12 @@ def test_running_out_of_memory_names_the_setting_to_lower(settings, monkeypatch)
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
 
     monkeypatch.setattr(training_epoch, 'train_step', full)
-    with pytest.raises(RuntimeError, match=r'epoch 1, batch 1: lower batch_size \(now 8\)'):
-        train_one_epoch(open_run(settings()))
+    run = open_run(settings())
+    with pytest.raises(RuntimeError, match=r'in epoch 1: lower batch_size \(now 8\)'):
+        train_one_epoch(run)
+    monkeypatch.setattr(validation, 'validation_loss', full)
+    with pytest.raises(RuntimeError, match=r'epoch 1 was validated: lower val_images \(now 5000'):
+        validate(run)
 
 
 def test_training_and_decoding_need_neither_nltk_nor_pycocotools():
@@ -170,9 +175,17 @@ def test_every_way_of_the_image_trains_and_is_rebuilt_from_its_checkpoint(settin
     assert [result['caption'] for result in results] == captioner.caption(val_paths(run))
 
 
+def test_the_best_epoch_is_scored_by_the_model_file_that_was_trained(settings, tmp_path):
+    file = edited_model(tmp_path / 'mine.py')
+    run = train(open_run(settings(epochs=1, model_file=str(file))))
+    expected, _ = final_scores(run)
+    file.write_text('an edit for the next experiment, not done yet')
+    assert final_scores(run)[0] == expected
+
+
 def test_a_phase_ends_when_the_scores_do_not_improve(settings, capsys):
     run = train(open_run(settings(epochs=9, learning_rate=0.0, patience=2)))
-    assert run.epoch == best_epoch(run)['epoch'] + 2 < 9
+    assert run.epoch == best_epoch(run.log)['epoch'] + 2 < 9
     assert 'no better CIDEr in 2 epochs' in capsys.readouterr().out
     again = open_run(settings(epochs=9, learning_rate=0.0, patience=2))
     assert again.finished and again.epoch == run.epoch
@@ -205,7 +218,7 @@ def test_fine_tuning_goes_on_from_the_best_epoch(settings):
     while run.phase.name == 'features':
         finish_epoch(run, train_one_epoch(run), validate(run))
     best = read_checkpoint(run.folder / 'best.pt')
-    assert best['epoch'] == best_epoch(run)['epoch'] < 4, 'the last epoch must not be the best'
+    assert best['epoch'] == best_epoch(run.log)['epoch'] < 4, 'the last epoch must not be the best'
     state = run.model.decoder.state_dict()
     assert all(torch.equal(state[key], value) for key, value in best['decoder']['state'].items())
     train(run)
@@ -218,9 +231,9 @@ def test_tuning_that_did_not_help_is_left_behind(settings):
     before = {key: value.clone() for key, value in backbone_of(run).items()}
     while run.phase.name != 'reward':
         finish_epoch(run, train_one_epoch(run), validate(run))
-    assert best_epoch(run)['phase'] == 'features', 'the test needs tuning that harms'
+    assert best_epoch(run.log)['phase'] == 'features', 'the test needs tuning that harms'
     assert all(torch.equal(value, before[key]) for key, value in backbone_of(run).items())
-    best = best_epoch(run)['CIDEr']    # the log has five digits
+    best = best_epoch(run.log)['CIDEr']    # the log has five digits
     assert validate(run)['CIDEr'] == pytest.approx(best, rel=1e-4)
 
 

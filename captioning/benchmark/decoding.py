@@ -38,8 +38,9 @@ def measure_decoding(data, images=1000):
         rows.append((name, f'{images / took:.0f}', f'{took / greedy_seconds:.1f}',
                      f'{took / encoder_seconds:.1%}'))
     print(text_table(rows, indent=2))
-    print(f'  {images:,} images, decoder {"with" if has_attention(captioner) else "without"} attention; '
-          f'the encoder takes {encoder_seconds:.1f} s, {images / encoder_seconds:.0f} images/s')
+    attention = 'with' if has_attention(captioner) else 'without'
+    print(f'  {images:,} images, decoder {attention} attention; the encoder takes '
+          f'{encoder_seconds:.1f} s, {images / encoder_seconds:.0f} images/s')
 
 
 def newest_captioner(data, images):

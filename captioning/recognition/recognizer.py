@@ -87,6 +87,6 @@ def recognizer_for(captioner):
     if captioner.backbone_hash != BACKBONE_HASH:
         return None, ('Nothing is recognized: the classifier that ships belongs to the weights '
                       f'{BACKBONE_HASH} of models/resnet50_v1_imagenet.pt, and the encoder of this '
-                      f'captioner started from {captioner.backbone_hash or "others"}. --no-names leaves '
-                      'names out.')
+                      f'captioner started from {captioner.backbone_hash or "others"}. '
+                      '--no-names leaves names out.')
     return Recognizers(load_recognizer(), LinearRecognizer.load(PEOPLE)), ''

@@ -14,7 +14,6 @@ import numpy as np
 from captioning.scoring import metrics
 from captioning.scoring.intervals import Statistics, bootstrap, interval, mean_statistics
 from captioning.scoring.java_metrics import Unavailable
-from captioning.scoring.references import References
 from captioning.scoring.results import as_results
 
 

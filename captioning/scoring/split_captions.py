@@ -31,7 +31,8 @@ def caption_split(checkpoint, data, split='val', beam_size=1, limit=None, model_
 def seen_split(captioner, data, split, limit=None):
     """What a captioner has of the images of a split, or its first `limit`.
 
-    FileNotFoundError where none can be read. Returns (Seen, rows of the images that can be read, entries of the annotation file).
+    Returns (Seen, rows of the images that can be read, entries of the annotation file).
+    FileNotFoundError where none can be read.
     """
     features, unreadable, images = split_features(captioner.encoder, data, split, limit)
     rows = np.setdiff1d(np.arange(len(images)), unreadable)

@@ -34,6 +34,7 @@ def train_one_epoch(run):
     learning_rate (of the last step), captions_per_second; where captions are drawn also reward,
     their mean. Saves every `save_seconds`, and when it is interrupted.
     """
+    run.begin_phase()    # where that was interrupted
     phase = run.phase
     phase.set_mode()
     run.saved_at = time.monotonic()
@@ -41,7 +42,8 @@ def train_one_epoch(run):
     progress = tqdm(total=len(phase.sampler.items), initial=phase.sampler.bounds(run.batch)[0],
                     mininterval=0.5, desc=f'epoch {run.epoch + 1}', unit=f' {phase.items.unit}',
                     disable=distributed.rank() > 0)
-    with progress, delayed_interrupt() as interrupted, memory_explained(run):
+    explained = memory_explained(f'in epoch {run.epoch + 1}', run, phase.batch_size_setting)
+    with progress, delayed_interrupt() as interrupted, explained:
         start = time.perf_counter()
         for batch in phase.batches(run.epoch, run.batch):
             set_learning_rate(run)
@@ -146,15 +148,14 @@ def delayed_interrupt():
 
 
 @contextlib.contextmanager
-def memory_explained(run):
-    """Where memory does not suffice within the block, say which setting to lower."""
+def memory_explained(when, run, setting):
+    """Where memory does not suffice within the block, say when, and which setting to lower."""
     try:
         yield
     except RuntimeError as error:    # torch.OutOfMemoryError is one, and processors raise it plain
         message = str(error)
         if 'out of memory' not in message and "can't allocate memory" not in message:
             raise
-        name = run.phase.batch_size_setting
         raise RuntimeError(
-            f'out of memory in epoch {run.epoch + 1}, batch {run.batch + 1}: lower {name} '
-            f'(now {getattr(run.settings, name)}). {message[:120]}') from None
+            f'out of memory {when}: lower {setting} (now {getattr(run.settings, setting)}). '
+            f'{message[:120]}') from None

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from captioning import devices, distributed
+from captioning import devices, distributed, losses
 from captioning.batch_targets import BatchTargets
 from captioning.devices import (
     computed_in,
@@ -18,7 +18,6 @@ from captioning.devices import (
     recurrent_out_of_autocast,
     training_dtype,
 )
-from captioning.losses import LOSSES
 from captioning.sampler import EpochSampler, random_views
 from captioning.training.steps import Batch
 
@@ -50,14 +49,15 @@ def word_scores(decoder, embedded, group):
     """Scores (W, V) of the scored words of a TargetGroup; embedded: (B, ...), its batch's inputs.
 
     A decoder whose `forward` takes `scored` computes those alone; from another they are taken. One
-    that also takes `inputs` reads each image once; another is given it once for each caption.
+    that also takes `inputs` reads each image once; another is given it once for each caption. Both
+    are asked for by name, behind the features and the captions, which may be called anything.
     """
-    known = inspect.signature(decoder.forward).parameters
+    _, _, *known = inspect.signature(decoder.forward).parameters
     if 'scored' in known and 'inputs' in known:
         return decoder(embedded, group.captions, scored=group.scored, inputs=group.inputs)
     features = embedded.index_select(0, group.inputs)                       # (b, ...)
     if 'scored' in known:
-        return decoder(features, group.captions, group.scored)
+        return decoder(features, group.captions, scored=group.scored)
     return decoder(features, group.captions).flatten(0, 1)[group.scored]
 
 
@@ -173,7 +173,7 @@ class Phase:
 
     def caption_loss(self, scores, groups):
         """(what is trained on, plain cross-entropy in nats), both summed over words."""
-        loss, smoothing = LOSSES[self.settings.loss], self.settings.label_smoothing
+        loss, smoothing = losses.LOSSES[self.settings.loss], self.settings.label_smoothing
         sums = [loss(group_scores, group.targets, smoothing)
                 for group_scores, group in zip(scores, groups, strict=True)]
         return [sum(parts) for parts in zip(*sums, strict=True)]

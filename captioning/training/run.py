@@ -34,9 +34,10 @@ PROGRESS = ('phase_epoch', 'epoch', 'batch', 'log')    # what last.pt keeps besi
 class Run:
     """An experiment under way.
 
-    references: of the validation images, on the first process. epoch, phase_epoch: finished epochs,
-    of all and of this phase; batch: finished batches of the epoch under way, sums: what they add
-    up to. log: one dict an epoch.
+    references: of the validation images, on the first process. next_phase: the class of the phase
+    that the run has come to, until it is built. epoch, phase_epoch: finished epochs, of all and of
+    this phase; batch: finished batches of the epoch under way, sums: what they add up to. log: one
+    dict an epoch.
     """
 
     settings: TrainingSettings
@@ -47,6 +48,7 @@ class Run:
     references: object
     reader: CaptionReader
     phase: Phase
+    next_phase: type | None = None
     phase_epoch: int = 0
     epoch: int = 0
     batch: int = 0
@@ -63,6 +65,14 @@ class Run:
     def val(self):
         return self.phase.val
 
+    def begin_phase(self):
+        """Build the phase that the run has come to, which may have to encode all images."""
+        if self.next_phase:
+            self.phase = self.next_phase(self.settings, self.model, self.train, self.val,
+                                         self.reader)
+            self.next_phase = None
+            gc.collect()    # a phase and its graphs know each other: their memory is needed
+
     def add_to_sums(self, **values):
         for key, value in values.items():
             self.sums[key] = self.sums.get(key, 0) + value
@@ -76,11 +86,13 @@ class Run:
         if distributed.rank():
             return
         progress = {key: getattr(self, key) for key in PROGRESS}
-        progress['phase'] = 'finished' if self.finished else self.phase.name
+        phase = self.next_phase or self.phase
+        progress['phase'] = 'finished' if self.finished else phase.name
         progress['sums'] = {key: torch.as_tensor(value).item() for key, value in self.sums.items()}
         save_checkpoint(self.folder / 'last.pt', {
             **self.model.state(), 'settings': asdict(self.settings),
-            'optimizer': self.phase.optimizer.state_dict(), 'progress': progress})
+            'optimizer': None if self.next_phase else self.phase.optimizer.state_dict(),
+            'progress': progress})
 
 
 # ---- Opening ----
@@ -105,6 +117,7 @@ def open_run(settings, data, device=None):
         model.first_tuned_stage()    # raises now, and not hours later, where none stays frozen
     train, val = reader.read(model.encoder, device)
     references = None if distributed.rank() else _references(data, val)
+    experiment.identity[runs.IMAGES] = f'{len(train.rows)} and {len(val.rows)}'
     folder = distributed.on_first_rank(experiment.find_folder)
     distributed.on_first_rank(lambda: runs.lock_run(folder))
     saved = distributed.on_first_rank(lambda: _read_last(folder))
@@ -171,7 +184,8 @@ def phases_of(settings):
 
 def _restore(run, saved):
     progress = saved['progress']
-    run.phase.optimizer.load_state_dict(saved['optimizer'])
+    if saved['optimizer']:    # None before the first step of a phase
+        run.phase.optimizer.load_state_dict(saved['optimizer'])
     for key in (*PROGRESS, 'sums'):
         setattr(run, key, progress[key])
     run.finished = progress['phase'] == 'finished'
@@ -200,14 +214,20 @@ def finish_epoch(run, train, val):
     """Log the epoch, keep it, and end a phase that is over -> the line of the log.
 
     It is kept as last.pt, and as best.pt if its CIDEr is the highest so far. A phase is over after
-    its epochs, or after `patience` of them without a better CIDEr. An interrupt waits.
+    its epochs, or after `patience` of them without a better CIDEr. An interrupt waits, but for the
+    beginning of the next phase.
     """
     with delayed_interrupt() as interrupted:
-        _log_epoch(run, train, val)
-        best = best_epoch(run)
-        if best is run.log[-1]:
-            state = {**run.model.state(), 'epoch': run.epoch, 'settings': asdict(run.settings)}
+        entry = _log_entry(run, train, val)
+        best = best_epoch([*run.log, entry])
+        if best is entry:    # kept before it counts: the disk may be full
+            state = {**run.model.state(), 'epoch': entry['epoch'],
+                     'settings': asdict(run.settings)}
             distributed.on_first_rank(lambda: save_checkpoint(run.folder / 'best.pt', state))
+        run.log.append(entry)
+        run.epoch += 1
+        run.phase_epoch += 1
+        run.batch, run.sums = 0, {}
         if _phase_is_over(run, best):
             _end_phase(run)
         distributed.on_first_rank(lambda: runs.write_log(run.folder, run.log))
@@ -217,22 +237,20 @@ def finish_epoch(run, train, val):
         if interrupted():
             print(f'interrupted and saved after {run.epoch} epochs: run again to continue')
             raise KeyboardInterrupt
-    return run.log[-1]
+    run.begin_phase()
+    return entry
 
 
-def best_epoch(run):
-    """The line of the log with the highest CIDEr."""
-    return max(run.log, key=lambda line: line['CIDEr'])
+def best_epoch(log):
+    """The line of a log with the highest CIDEr."""
+    return max(log, key=lambda line: line['CIDEr'])
 
 
-def _log_epoch(run, train, val):
+def _log_entry(run, train, val):
     entry = {'epoch': run.epoch + 1, **train, **val,
              'train_seconds': round(run.sums['seconds'], 2)}
-    run.log.append({key: float(f'{value:.5g}') if isinstance(value, float) else value
-                    for key, value in entry.items()})
-    run.epoch += 1
-    run.phase_epoch += 1
-    run.batch, run.sums = 0, {}
+    return {key: float(f'{value:.5g}') if isinstance(value, float) else value
+            for key, value in entry.items()}
 
 
 def _phase_is_over(run, best):
@@ -246,7 +264,7 @@ def _phase_is_over(run, best):
 
 
 def _end_phase(run):
-    """Go on with the next phase, from the best epoch so far, or finish."""
+    """Come to the next phase, with the weights of the best epoch so far, or finish."""
     phases = phases_of(run.settings)
     number = phases.index(type(run.phase)) + 1
     if number == len(phases):
@@ -254,6 +272,4 @@ def _end_phase(run):
         return
     path = run.folder / 'best.pt'
     run.model.load(distributed.on_first_rank(lambda: read_checkpoint(path)), path)
-    run.phase = phases[number](run.settings, run.model, run.train, run.val, run.reader)
-    run.phase_epoch = 0
-    gc.collect()    # a phase and its graphs know each other: their memory is needed
+    run.next_phase, run.phase_epoch = phases[number], 0

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from captioning import distributed
+from captioning import distributed, rewards
 from captioning.batch_targets import TargetGroup
 from captioning.decoding import write_drawn, write_likeliest
 from captioning.decoding_rules import Rules
@@ -19,7 +19,6 @@ from captioning.devices import moved, recurrent_in_float32
 from captioning.drawn_captions import DrawnCaptions
 from captioning.losses import policy_loss
 from captioning.random_numbers import mixed
-from captioning.rewards import REWARDS
 from captioning.training.phase import Phase, StepLoss
 from captioning.training.steps import ImageItems
 
@@ -50,7 +49,7 @@ class SelfCriticalPhase(Phase):
         super().__init__(settings, model, train, val,
                          ImageItems(train, settings.reward_batch_size),
                          rate=settings.reward_learning_rate)
-        self.reward = REWARDS[settings.reward](train)
+        self.reward = rewards.REWARDS[settings.reward](train)
         self.rules = Rules(forbidden=[model.vocab.unk_id])
 
     def set_mode(self):

@@ -8,16 +8,14 @@ docstring's line as help; vocab_size, the special ids and grid follow from the d
 
 import argparse
 from dataclasses import dataclass, field, fields, make_dataclass
-from inspect import Parameter
 from pathlib import Path
 
-from captioning import files
-from captioning.losses import LOSSES
+from captioning import files, losses, rewards
 from captioning.model_files import load_model_file, model_arguments
-from captioning.rewards import REWARDS
 
 # Where training wants another default than the model has, or the model has none.
 TRAINING_DEFAULTS = {'embed_size': 512, 'hidden_size': 512, 'dropout': 0.5}
+KINDS_OF_DEFAULTS = (bool, int, float, str)    # of the model's arguments
 BASELINES = ('mean', 'greedy')
 START_WITH = ('model', 'cnn')
 
@@ -87,18 +85,24 @@ class TrainingSettings:
 
     def __post_init__(self):
         least = dict(seed=0, batch_size=1, views=1, length_groups=0, epochs=0, patience=1,
-                     val_images=1, tune_epochs=0, tune_stages=1, tune_batch_size=1,
+                     val_images=1, max_len=3, tune_epochs=0, tune_stages=1, tune_batch_size=1,
                      reward_epochs=0, reward_batch_size=1,
                      reward_samples=2 if self.reward_baseline == 'mean' else 1)
         for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(
-                    f'{name}={getattr(self, name)}: expected a whole number from {value}.')
+            given = getattr(self, name)
+            if given != int(given) or given < value:
+                raise ValueError(f'{name}={given}: expected a whole number from {value}.')
+        for name in ('learning_rate', 'tune_learning_rate', 'tune_head_rate',
+                     'reward_learning_rate'):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f'{name}={getattr(self, name)}: expected a number from 0.')
         _check_choice('start_with', self.start_with, START_WITH)
         _check_choice('reward_baseline', self.reward_baseline, BASELINES)
-        _check_choice('loss', self.loss, LOSSES)
-        _check_choice('reward', self.reward, REWARDS)
+        _check_choice('loss', self.loss, losses.LOSSES)
+        _check_choice('reward', self.reward, rewards.REWARDS)
         later_epochs = self.tune_epochs or self.reward_epochs
+        if self.start_with == 'cnn' and not self.start:
+            raise ValueError("start_with='cnn' needs a checkpoint to start from: start=...")
         start = self.start if self.start_with == 'model' else None
         if not self.epochs and not (start and later_epochs):
             raise ValueError(
@@ -117,20 +121,27 @@ def _check_choice(name, value, choices):
 
 def settings_class(classes):
     """The dataclass of all settings, with those of the model in the module `classes`."""
-    of_model = []
+    of_model, of_training = [], {entry.name for entry in fields(TrainingSettings)}
     for name, argument in model_arguments(classes).items():
         default = TRAINING_DEFAULTS.get(name, argument.default)
-        if default is Parameter.empty:
-            raise ValueError(f'{classes.__file__}: the argument {name} of the model needs a '
-                             'default, to be a setting.')
-        if isinstance(default, Path):    # the weights that ship
-            default = files.repository_path(default).as_posix()
+        if isinstance(default, Path):    # the weights that ship, also for a copy of model.py
+            shipped = files.ROOT / 'models' / default.name
+            default = files.repository_path(default if default.is_file() else shipped).as_posix()
+        problem = ''
+        if name in of_training:
+            problem = 'has the name of a setting of training: call it otherwise'
+        elif not isinstance(default, KINDS_OF_DEFAULTS):
+            problem = 'needs a default, a number, a text, True or False, to be a setting'
+        if problem:
+            raise ValueError(f'{classes.__file__}: the argument {name} of the model {problem}.')
         of_model.append((name, type(default), setting(default, argument.help)))
     return make_dataclass('Settings', of_model, bases=(TrainingSettings,))
 
 
 def make_settings(**values):
     """Settings of an experiment. TypeError names one that neither training nor the model has."""
+    values = {name: str(value) if isinstance(value, Path) else value
+              for name, value in values.items()}
     classes = load_model_file(values.get('model_file'))
     return settings_class(classes)(**values)
 

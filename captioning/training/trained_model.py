@@ -59,7 +59,7 @@ class TrainedModel:
     def load(self, state, path):
         """Load the weights of a checkpoint; ValueError says what does not fit."""
         self._check_fits(state, path)
-        if self.untuned and not is_tuned(state):    # tuning did not help: undo it
+        if self.untuned:    # undo a tuning that the checkpoint does not have
             self.encoder.backbone.load_state_dict(self.untuned)
         for module, part in ((self.encoder, 'encoder'), (self.decoder, 'decoder')):
             load_weights(module, state[part]['state'], path, self.classes.__file__)

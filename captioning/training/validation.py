@@ -9,7 +9,7 @@ from captioning.captioner import load_captioner
 from captioning.features import split_features
 from captioning.files import write_json
 from captioning.losses import caption_losses
-from captioning.scoring.metrics import LOGGED
+from captioning.scoring import metrics
 from captioning.training.epoch import memory_explained
 from captioning.training.phase import word_scores
 
@@ -20,7 +20,7 @@ def validate(run):
 
     Keys: val_loss (nats per word) and those of LOGGED in captioning/scoring/metrics.py.
     """
-    with memory_explained(run):
+    with memory_explained(f'while epoch {run.epoch + 1} was validated', run, 'val_images'):
         return distributed.on_first_rank(lambda: _validate(run))
 
 
@@ -31,7 +31,7 @@ def _validate(run):
     run.phase.update_validation()
     val_loss = validation_loss(run)
     scores = score(caption_validation(run, run.model.captioner(run.device)), run.references)
-    return {'val_loss': val_loss, **{name: scores[name] for name in LOGGED}}
+    return {'val_loss': val_loss, **{name: scores[name] for name in metrics.LOGGED}}
 
 
 def validation_loss(run, batch_size=512):
@@ -68,7 +68,8 @@ def final_scores(run):
 
 def _final_scores(run):
     from captioning.scoring import diversity, score
-    captioner = load_captioner(run.folder / 'best.pt', run.device, run.settings.model_file,
+    # By the model file as the run has kept it, whatever was edited since.
+    captioner = load_captioner(run.folder / 'best.pt', run.device, run.folder / 'model.py',
                                consensus=False)
     if run.settings.tune_epochs:    # the best epoch may be of another phase than the last
         features, _, _ = split_features(captioner.encoder, run.data, 'val',
