@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -21,6 +22,8 @@ from captioning.files import write_aside
 KEYS = {'encoder', 'decoder', 'vocab', 'transform'}
 LARGEST_SIZE = 2 ** 17      # of a layer; a file that claims more would take all memory
 LARGEST_IMAGE = 2048        # pixels on a side
+
+_hashes = {}    # of weights, by checksum and size
 
 
 # ---- Writing ----
@@ -47,12 +50,24 @@ def model_state(encoder, decoder, vocab, encoder_sizes, decoder_sizes, backbone_
 
 
 def weights_hash(module):
-    """First 16 digits of the SHA-256 over names and values: tells sets of weights apart."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        values = tensor.detach().cpu().contiguous().numpy()
-        digest.update(name.encode() + values.tobytes())
-    return digest.hexdigest()[:16]
+    """First 16 digits of the SHA-256 over names and values: tells sets of weights apart.
+
+    It is asked for again and again of the same weights, which a checksum recognizes in a tenth of
+    the time.
+    """
+    weights = {name: tensor.detach().cpu().contiguous().numpy()
+               for name, tensor in module.state_dict().items()}
+    checksum = size = 0
+    for name, values in weights.items():
+        checksum = zlib.crc32(values, zlib.crc32(name.encode(), checksum))
+        size += values.nbytes
+    if (checksum, size) not in _hashes:
+        digest = hashlib.sha256()
+        for name, values in weights.items():
+            digest.update(name.encode())
+            digest.update(values)
+        _hashes[checksum, size] = digest.hexdigest()[:16]
+    return _hashes[checksum, size]
 
 
 def save_checkpoint(path, state):

@@ -134,7 +134,7 @@ def few_photos(tmp_path):
 @pytest.fixture
 def encoder():
     torch.manual_seed(5)
-    return EncoderCNN(4, backbone='resnet18', weights=None).eval()
+    return EncoderCNN(4, backbone='resnet18', weights=None, image_size=64).eval()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from captioning.drawn_captions import DrawnCaptions
 from captioning.training import epoch, finish_epoch, make_settings, train_one_epoch, validate
 
 TINY = {'name': 'squares', 'backbone': 'resnet18', 'vocab_threshold': 1, 'embed_size': 16,
-        'hidden_size': 24, 'batch_size': 8, 'epochs': 2}
+        'hidden_size': 24, 'batch_size': 8, 'epochs': 2, 'image_size': 64}
 
 
 def tiny_settings(data_folder, backbone_weights, **changes):
