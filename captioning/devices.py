@@ -34,7 +34,7 @@ def default_device():
     An accelerator that does not work is named on stderr with the reason, and the CPU takes over.
     """
     if os.environ.get('CAPTIONING_DEVICE'):
-        return torch.device(os.environ['CAPTIONING_DEVICE'])
+        return use(os.environ['CAPTIONING_DEVICE'])
     device, reason = working_accelerator()
     if reason:
         _tell_once(f'the GPU cannot be used, so the CPU computes: {reason}')
@@ -53,8 +53,9 @@ def untried_device():
 def use(device):
     """Make a device such as cuda:1 the one that PyTorch asks and answers for -> torch.device."""
     device = torch.device(device)
-    if device.index is not None and not is_cpu(device):
-        torch.get_device_module(device).set_device(device)
+    choose = getattr(torch.get_device_module(device), 'set_device', None)
+    if device.index is not None and not is_cpu(device) and choose:    # Apple's GPU has none
+        choose(device)
     return device
 
 
@@ -71,7 +72,7 @@ def working_accelerator():
         ones = torch.ones(8, 8, device=device)
         (ones @ ones).sum().item()
     except RuntimeError as error:
-        return None, f'{_name(device)}: {str(error).strip().splitlines()[0]}'
+        return None, f'{name_of(device)}: {str(error).strip().splitlines()[0]}'
     return torch.device(device.type), None
 
 
@@ -87,10 +88,11 @@ def _why_none_is_there():
     return None
 
 
-def _name(device):
-    with contextlib.suppress(Exception):    # one that does not work may not tell its name either
-        return torch.get_device_module(device).get_device_name(0)
-    return device.type
+def name_of(device):
+    """What an accelerator is called by its maker; its type where it does not tell."""
+    with contextlib.suppress(Exception):    # such as one that does not work
+        return torch.get_device_module(device).get_device_name(device)
+    return torch.device(device).type
 
 
 @functools.cache
@@ -142,7 +144,7 @@ def _has_float16(device):
     if is_cpu(device):
         return False
     ask = getattr(torch.get_device_module(device), 'get_device_capability', None)
-    capability = ask() if ask else None
+    capability = ask(device) if ask else None
     return isinstance(capability, tuple) and capability >= (7, 0)
 
 
@@ -226,8 +228,9 @@ def _recurrent_dtype_now(layer, device):
     in_training = torch.is_autocast_enabled(device.type) and torch.is_grad_enabled()
     if not in_training or getattr(_left, 'in_float32', False):
         return torch.float32
-    is_plain = all(weight is getattr(layer, name) for weight, name in zip(
-        layer._flat_weights, layer._flat_weights_names, strict=True))
+    is_plain = all(isinstance(weight, nn.Parameter) and weight is getattr(layer, name)
+                   for weight, name in zip(layer._flat_weights, layer._flat_weights_names,
+                                           strict=True))
     if not is_plain or parametrize.is_parametrized(layer):    # it computes its weights itself
         return torch.float32
     return recurrent_dtype(device)
@@ -270,9 +273,7 @@ def placed(network, device):
     One that is there stays as it is: `to` would give the weights of its recurrent layers another
     place in the memory of a GPU, and what is recorded of training looks for them where they were.
     """
-    device = torch.device(device)
-    if device.index is None and not is_cpu(device) and torch.accelerator.is_available():
-        device = torch.device(device.type, torch.get_device_module(device).current_device())
+    device = torch.empty(0, device=device).device    # with its number
     places = {tensor.device for tensor in (*network.parameters(), *network.buffers())}
     return network if places == {device} else network.to(device)
 

@@ -81,8 +81,8 @@ class DecoderRNN(nn.Module):
                 words, _ = layer(words, at, places)
             hidden = torch.cat([hidden, at.padded(words)], dim=1)           # (B, T, H)
         if scored is not None:
-            hidden = hidden.flatten(0, 1).index_select(0, scored)           # (W, H)
-        return self.linear(self.norm(hidden)).contiguous()
+            return self.linear(self.norm(hidden.flatten(0, 1).index_select(0, scored)))    # (W, V)
+        return self.linear(self.norm(hidden)).contiguous()                  # (B, T, V)
 
     def init_state(self, features, state=None):
         """State before the first word, a tuple of keys and values of each layer.

@@ -38,8 +38,14 @@ def test_an_old_driver_is_told_and_no_gpu_is_not(asked_anew, monkeypatch, capsys
 
 
 def test_the_environment_names_a_device(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
     monkeypatch.setenv('CAPTIONING_DEVICE', 'cuda:1')
-    assert devices.default_device() == torch.device('cuda', 1)
+    assert devices.default_device() == torch.device('cuda', 1) == chosen[0]
+
+
+def test_a_device_without_a_choice_of_numbers_can_be_used():
+    assert devices.use('mps:0') == torch.device('mps', 0)    # whose module has no set_device
 
 
 @pytest.mark.parametrize(('batches', 'shared_memory', 'processes', 'workers'), [

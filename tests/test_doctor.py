@@ -10,7 +10,6 @@ import torch
 
 from captioning import devices, files
 from captioning.doctor import agreement, trials
-from captioning.doctor import speed as speeds
 from captioning.doctor.agreement import Step, like_step
 from captioning.doctor.machine import machine_rows
 from captioning.doctor.report import (
@@ -23,6 +22,7 @@ from captioning.doctor.report import (
     at_least,
     at_most,
     at_rate,
+    attempted,
     in_time,
 )
 from captioning.doctor.sizes import QUICK
@@ -199,10 +199,9 @@ def test_expected_seconds_follow_from_the_yardsticks():
     assert speed.expected_seconds(work, torch.float32, 'encoding') == 1 / speed.share('encoding')
 
 
-@pytest.mark.parametrize(('images_per_second', 'verdict'), [(8_279, AS_EXPECTED), (8_278, SLOWER)])
-def test_an_h100_has_targets(monkeypatch, images_per_second, verdict):
-    monkeypatch.setattr(speeds, 'frozen_images_per_second', lambda *_: images_per_second)
-    speed = Speed(CPU, QUICK)
-    assert verdicts(speed.encoding()) == ['']
-    speed.on_h100 = True
-    assert verdicts(speed.encoding()) == [verdict]
+def test_what_does_not_fit_into_the_memory_is_not_wrong():
+    def check():
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
+
+    finding, = attempted('a large copy', check)
+    assert 'does not fit' in str(finding) and finding.verdict == ''

@@ -50,17 +50,14 @@ def machine_rows(device):
 
 
 def _accelerator_rows(device):
-    module = torch.get_device_module(device)
-    rows, facts = [], []
+    module, facts = torch.get_device_module(device), []
     with contextlib.suppress(Exception):    # an accelerator may not tell some of these
-        rows.append(('name', module.get_device_name(0)))
-    with contextlib.suppress(Exception):
         free, total = module.mem_get_info()
         facts.append(f'{total / GB:.1f} GB, {free / GB:.1f} GB free')
     with contextlib.suppress(Exception):
         facts.append('capability {}.{}'.format(*module.get_device_capability()))
     facts.append(f'{torch.accelerator.device_count()} of them')
-    return [*rows, ('memory of the device', ', '.join(facts))]
+    return [('name', devices.name_of(device)), ('memory of the device', ', '.join(facts))]
 
 
 def _nvidia_driver():

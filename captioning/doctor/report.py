@@ -10,6 +10,8 @@ import textwrap
 import time
 from typing import NamedTuple
 
+import torch
+
 OK, WRONG = 'ok', 'WRONG'
 AS_EXPECTED, SLOWER = 'as expected', 'slower than expected'
 WIDTH = 98               # of a line
@@ -130,9 +132,14 @@ class Report:
 
 
 def attempted(name, check):
-    """The findings of a check; where it raises, one that tells the error."""
+    """The findings of a check; where it raises, one that tells the error.
+
+    That the device has too little memory is no error of it.
+    """
     try:
         return check()
+    except torch.OutOfMemoryError:
+        return [Finding(name, 'does not fit into the memory that is free')]
     except Exception as error:    # whatever it is, the others are to be examined
         first_line = (str(error).strip().splitlines() or [''])[0]
         return [Finding(name, verdict=WRONG, advice=f'{type(error).__name__}: {first_line}')]

@@ -5,7 +5,7 @@
 
 A piece of work is expected to take what the yardsticks say divided by a share that it should
 reach. The shares are below what was measured: on CPUs, and on an H100 whose processor takes 9
-microseconds to start an operation. On an H100 the targets of the project take their place.
+microseconds to start an operation.
 """
 
 import functools
@@ -16,7 +16,6 @@ from captioning.benchmark.decoding import seconds_to_decode
 from captioning.benchmark.encoding import frozen_images_per_second, photos_per_second
 from captioning.benchmark.made_up import (
     COCO_CAPTIONS,
-    COCO_IMAGES,
     made_up_captions,
     made_up_vocabulary,
 )
@@ -36,9 +35,6 @@ PLACES = 49             # of a grid of 7 x 7
 # Share of what the yardsticks allow that is expected, (on a CPU, on an accelerator).
 SHARES = {'encoding': (0.35, 0.25), 'files': (0.6, 0.25), 'every': (0.3, 0.15),
           'attention': (0.25, 0.08), 'decoding': (0.25, 0.1)}
-# Seconds on an H100 for COCO's training images, and for an epoch of its captions.
-H100_ENCODING = 10
-H100_EPOCH = {('every', 128): 5, ('every', 512): 2, ('attention', 512): 10}
 GRAPH_CALLS = 14        # of a step as a CUDA graph
 DRIFT = 1.3             # times: where a yardstick changes so much, other work is running
 METHODS = (('greedy', greedy, {}), ('beam of 3', beam_search, {'beam_size': 3}))
@@ -53,7 +49,6 @@ class Speed:
     def __init__(self, device, size):
         self.device, self.size = device, size
         self.fast, self.trained_in = fast_dtype(device), training_dtype(device)
-        self.on_h100 = not is_cpu(device) and 'H100' in device_name(device)
         self.has_graphs = hasattr(torch.get_device_module(device), 'CUDAGraph')
         self.load = load()    # before anything is measured
         self.yardsticks, self.encoding_rate = None, None
@@ -119,8 +114,6 @@ class Speed:
         expected = None
         if batch_seconds := self.expected_seconds(work, self.fast, 'encoding'):
             expected = size.encoded / batch_seconds
-        if self.on_h100:
-            expected = COCO_IMAGES / H100_ENCODING
         advice = self.advice(work, self.fast, 'paste this into an issue')
         return [at_rate(f'encoding, batches of {size.encoded}', self.encoding_rate, expected,
                         'images/s', advice)]
@@ -173,8 +166,6 @@ class Speed:
         expected = None
         if step_seconds := self.expected_seconds(work, self.trained_in, image):
             expected = COCO_CAPTIONS / batch_size * step_seconds
-        if self.on_h100 and graphs:
-            expected = H100_EPOCH.get((image, batch_size), expected)
         measured = f'{number(took)} s, {number(rates.captions)}/s'
         to_try = ('paste this into an issue' if graphs or not self.has_graphs else
                   'try --cuda-graphs, or a larger --batch-size with a higher --learning-rate')
@@ -222,11 +213,6 @@ class Speed:
 def epoch_name(image, batch_size, graphs=False):
     features = 'attention' if image == 'attention' else 'pooled'
     return f"COCO's epoch, {features}, {batch_size}{', graphs' if graphs else ''}"
-
-
-def device_name(device):
-    ask = getattr(torch.get_device_module(device), 'get_device_name', None)
-    return ask(0) if ask else device.type
 
 
 def advice_on_threads():

@@ -59,10 +59,13 @@ def best_matrix_speed(dtype, size):
 
 def copy_speed(device, size):
     """GB/s, read and written, of a large copy within the device's memory."""
-    source = torch.zeros(size.copied, dtype=torch.uint8, device=device)
+    count = size.copied
+    if ask := getattr(torch.get_device_module(device), 'mem_get_info', None):
+        count = min(count, ask()[0] // 8)
+    source = torch.zeros(count, dtype=torch.uint8, device=device)
     copied = torch.zeros_like(source)
     took = seconds(lambda: copied.copy_(source), size.repeats)
-    return 2 * size.copied / took / 1e9
+    return 2 * count / took / 1e9
 
 
 def call_seconds(device, size):

@@ -30,11 +30,12 @@ from captioning.pretended_gpu.tensors import (
 class Backend:
     """The module torch.pretend: its functions are those of torch.cuda.
 
-    bfloat16, capability, memory, broken: as in pretended_gpu.start. rng_state: of the stream of
-    random numbers.
+    bfloat16, capability, memory, broken: as in pretended_gpu.start. float64: does it have that?
+    (Apple's GPUs do not.) rng_state: of the stream of random numbers.
     """
 
     bfloat16, capability, memory, broken = True, (9, 0), 80 * 2 ** 30, None
+    float64 = True
 
     def __init__(self):
         self.rng_state = torch.Generator().get_state()

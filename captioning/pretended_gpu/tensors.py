@@ -220,6 +220,8 @@ def _on_device(value, on_device):
     """A result as a DeviceTensor: that of the arguments which it is, or a new one."""
     if not isinstance(value, torch.Tensor):
         return value
+    if value.dtype == torch.float64 and not getattr(torch, NAME).float64:
+        raise TypeError('the device has no float64: use float32 instead.')
     known = on_device.get(id(value))
     return DeviceTensor(value) if known is None else known
 

@@ -93,6 +93,7 @@ class Phase:
         network = Network(model.encoder, model.decoder, nn.Sequential() if tuned is None else tuned)
         self.network = distributed.parallel(network)
         self._seeded = False
+        devices.recurrent_dtype(self.device)    # tried now: within a step it would draw numbers
 
     def seed_step(self, seed):
         """Let a step's random numbers follow from its seed: resuming needs no saved random state.
@@ -124,6 +125,10 @@ class Phase:
             yield Batch(rows=self.items.rows(shares[number]), inputs=inputs,
                         groups=targets[number], words=self.train.words(captions),
                         captions=len(captions))
+
+    def first_batch(self):
+        """The first Batch of the first epoch, to be looked at."""
+        return next(Phase.batches(self, epoch=0, first_batch=0))
 
     def captions_of(self, items):
         """Indices of the captions of a batch of items, and which of its inputs each belongs to."""

@@ -148,6 +148,7 @@ class StepGraphs:
         """Compute the loss of a batch, for nothing but to see whether that waits for the GPU."""
         buffers = list(self.phase.network.buffers())
         kept = [buffer.clone() for buffer in buffers]
+        random_numbers = self.module.get_rng_state()
         before = self.module.get_sync_debug_mode()
         self.module.set_sync_debug_mode('error')
         try:
@@ -158,6 +159,7 @@ class StepGraphs:
             _tell(str(error).strip().splitlines()[0])
         finally:
             self.module.set_sync_debug_mode(before)
+        self.module.set_rng_state(random_numbers)
         for buffer, value in zip(buffers, kept, strict=True):
             buffer.copy_(value)
 

@@ -41,13 +41,14 @@ def validation_loss(run, batch_size=512):
                for start in range(0, len(val.indices), batch_size)]
     targets = BatchTargets(val, [(batch, np.arange(len(batch))) for batch in batches], groups=4)
     features = val.feature_batches([val.image_rows[batch] for batch in batches])
-    nats = 0.0
+    nats = []
     for groups, features_of_batch in zip(targets, features, strict=True):
         embedded = model.encoder.embed(features_of_batch)
         for group in groups:
             scores = word_scores(model.decoder, embedded, group)
-            nats += caption_losses(scores, group.targets)[0].double()
-    return float(nats) / val.words(val.indices)
+            nats.append(caption_losses(scores, group.targets)[0])
+    total = torch.stack(nats).cpu().double().sum()    # not every GPU has float64
+    return float(total) / val.words(val.indices)
 
 
 def caption_validation(run, captioner, beam_size=1):

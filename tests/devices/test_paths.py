@@ -10,7 +10,7 @@ from training_helpers import open_run, train, train_until_killed, val_paths, wei
 import scripts.evaluate
 import scripts.sample
 import scripts.train
-from captioning import decoding
+from captioning import decoding, devices
 from captioning.attention import show_attention
 from captioning.captioner import load_captioner
 from captioning.checkpoint import read_checkpoint
@@ -19,6 +19,7 @@ from captioning.devices import default_device, fast_dtype, training_dtype, worki
 from captioning.files import ROOT
 from captioning.photos import load_image
 from captioning.training import final_scores
+from captioning.training.epoch import train_step
 
 PHASES = {'epochs': 1, 'tune_epochs': 1, 'tune_batch_size': 6, 'reward_epochs': 1,
           'reward_batch_size': 6}
@@ -181,6 +182,32 @@ def test_the_cpu_takes_over_from_a_gpu_that_cannot_compute(pretended, accelerato
     assert default_device() == torch.device('cpu') == default_device()
     said = capsys.readouterr().err
     assert said.count('so the CPU computes') == 1 and 'no kernel image' in said
+
+
+def test_a_gpu_like_apples_trains_and_captions(small, pretended, device, monkeypatch):
+    """It has neither float64 nor functions that choose one of several."""
+    monkeypatch.setattr(pretended, 'float64', False)
+    for name in ('set_device', 'current_device'):
+        monkeypatch.delattr(type(pretended), name)
+    with pytest.raises(TypeError, match='no float64'):
+        torch.zeros(1, device=device).double()
+    run = train(open_run(small(epochs=1, reward_epochs=1, reward_batch_size=6),
+                         device=device.type))
+    captioner = load_captioner(run.folder / 'best.pt', device.type)
+    assert len(captioner.caption(val_paths(run), beam_size=2)) == 2
+
+
+def test_the_first_step_draws_the_dropout_of_its_seed(small, device):
+    """Nothing else draws from the device's stream meanwhile."""
+    devices._recurrent_layers_take.cache_clear()
+    run = open_run(small(dropout=0.5), device=device)
+    run.phase.set_mode()
+    for group in run.phase.optimizer.param_groups:
+        group['lr'] = 0.0
+    batch = run.phase.first_batch()
+    _, first, _ = train_step(run.phase, batch, seed=3)
+    _, again, _ = train_step(run.phase, batch, seed=3)
+    assert first == again
 
 
 @pytest.mark.parametrize(('num_layers', 'times'), [(1, 3), (2, 1)])

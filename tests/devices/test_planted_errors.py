@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils import parametrizations
 from training_helpers import edited_model, open_run, val_paths
 
 from captioning import (
@@ -164,7 +164,9 @@ def test_captions_are_scored_in_the_precision_in_which_they_are_drawn(settings, 
     assert len(dtypes) > 5 and set(dtypes) == {torch.float32}
 
 
-def test_a_layer_that_makes_its_weights_itself_is_trained(device):
+@pytest.mark.filterwarnings('ignore:.*weight_norm:FutureWarning')
+@pytest.mark.parametrize('weight_norm', [parametrizations.weight_norm, nn.utils.weight_norm])
+def test_a_layer_that_makes_its_weights_itself_is_trained(device, weight_norm):
     layer = weight_norm(nn.LSTM(4, 6, batch_first=True).to(device), 'weight_hh_l0')
     devices.recurrent_out_of_autocast(layer)
     with torch.autocast(device.type, torch.bfloat16):
