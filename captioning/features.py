@@ -79,11 +79,12 @@ def cached_features(encoder, paths, folder, name, batch_size=BATCH_SIZE, view=0)
         key = cache_key(backbone, encoder.transform, dtype, view)
         return FeatureCache(Path(folder) / f'features-{key}', name, paths, is_outdated)
 
-    _check_forward(encoder)
-    cache = cache_of(encoder.backbone)
+    on_cpu = _on_cpu(encoder)    # copied once: keys are asked for on a CPU
+    _check_forward(on_cpu)
+    cache = cache_of(on_cpu.backbone)
     cached = read(cache)
     if cached is None:
-        places = without_pool(encoder.backbone, encoder.transform['size'])
+        places = without_pool(on_cpu.backbone, encoder.transform['size'])
         of_places = places and read(cache_of(places))
         if of_places:
             cached = _pool(cache, *of_places)
@@ -202,7 +203,6 @@ def _probe_image(size):
 def _check_forward(encoder):
     """ValueError if an encoder does more than `embed(backbone(images))`, which training computes.
     """
-    encoder = _on_cpu(encoder)
     images = _probe_image(encoder.transform['size'])
     training = encoder.training
     encoder.eval()
