@@ -31,7 +31,8 @@ WORDS = ['<start>', '<end>', '<unk>', *'a red green blue square dog runs on gras
 def small(tmp_path, small_weights):
     """A checkpoint of a small model with random weights."""
     torch.manual_seed(1)
-    encoder_sizes = {'embed_size': 8, 'backbone': 'resnet18', 'weights': small_weights}
+    encoder_sizes = {'embed_size': 8, 'backbone': 'resnet18', 'weights': small_weights,
+                     'image_size': 64}
     decoder_sizes = {'embed_size': 8, 'hidden_size': 8, 'vocab_size': len(WORDS)}
     encoder, decoder = model.EncoderCNN(**encoder_sizes), model.DecoderRNN(**decoder_sizes)
     state = model_state(encoder, decoder, Vocabulary.from_words(WORDS), encoder_sizes,
@@ -224,7 +225,8 @@ def test_files_of_text_are_utf8_whatever_the_code_page(dataset, small_weights, t
     driver = tmp_path / 'driver.py'
     driver.write_text(driver_of(tmp_path))
     tiny = ['--name', 'tiny', '--cocoapi-loc', dataset, '--backbone', 'resnet18', '--epochs', '1',
-            '--weights', small_weights, '--vocab-threshold', '1', '--hidden-size', '8']
+            '--weights', small_weights, '--vocab-threshold', '1', '--hidden-size', '8',
+            '--image-size', '64']
     photo, = (dataset / 'cocoapi/images/test2014').glob('*0.jpg')
     caption = ['-m', 'scripts.sample', '--checkpoint', tmp_path / 'runs/tiny/best.pt', '--image',
                photo, '--output', tmp_path / 'captions.json']

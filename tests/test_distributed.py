@@ -54,6 +54,7 @@ def run_processes(data_folder, backbone_weights, root, processes, *flags, before
                '--cocoapi-loc', str(data_folder), '--backbone', 'resnet18',
                '--weights', backbone_weights, '--vocab-threshold', '1', '--embed-size', '16',
                '--hidden-size', '24', '--batch-size', '9', '--dropout', '0', '--device', 'cpu',
+               '--image-size', '64',
                *flags]
     alone = {**os.environ, 'OMP_NUM_THREADS': '1'}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=alone)

@@ -342,7 +342,8 @@ def test_command_scores_people_alone(run, capsys, tmp_path):
 
 def test_command_captions_a_split(run, capsys, dataset, small_weights, isolated_root, tmp_path):
     vocab = Vocabulary.from_words(['<start>', '<end>', '<unk>', 'a', 'red', 'square'])
-    encoder_sizes = {'embed_size': 4, 'backbone': 'resnet18', 'weights': small_weights}
+    encoder_sizes = {'embed_size': 4, 'backbone': 'resnet18', 'weights': small_weights,
+                     'image_size': 64}
     decoder_sizes = {'embed_size': 4, 'hidden_size': 4, 'vocab_size': 6}
     encoder, decoder = model.EncoderCNN(**encoder_sizes), model.DecoderRNN(**decoder_sizes)
     state = model_state(encoder, decoder, vocab, encoder_sizes, decoder_sizes,

@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 NOT_COPIED = ('.git', '.venv', 'data', 'runs', 'models', '__pycache__', '.*_cache', 'tests')
 TINY = ['--name', 'squares', '--backbone', 'resnet18', '--vocab-threshold', '1',
         '--embed-size', '16', '--hidden-size', '24', '--batch-size', '8', '--epochs', '1',
-        '--val-images', '4']
+        '--val-images', '4', '--image-size', '64']
 
 
 def edit_of_exercise():

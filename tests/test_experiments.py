@@ -54,7 +54,8 @@ def test_arrangements_serve_each_caption_once(arrange):
 
 def test_the_table_of_models_has_a_line_for_each(dataset, isolated_root, small_weights, capsys):
     tables = model_variants(CaptionData(dataset), epochs=1, beam_sizes=(1, 2), backbone='resnet18',
-                            weights=small_weights, vocab_threshold=1, embed_size=8, hidden_size=8)
+                            image_size=64, weights=small_weights, vocab_threshold=1, embed_size=8,
+                            hidden_size=8)
     print_tables(tables)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     for name in (image + tied for image in IMAGES for tied in ('', ', tied')):
