@@ -4,6 +4,7 @@
     tokens = caption_tokens('captions_val2014.json', tokenize, folder)
 """
 
+import contextlib
 import inspect
 import json
 import os
@@ -87,8 +88,8 @@ def caption_tokens(annotations_file, tokenize, folder, annotations=None):
     what read_annotations gives, if it has been read already.
     """
     name = os.path.basename(annotations_file).removesuffix('.json')
-    source = Path(inspect.getsourcefile(tokenize)).read_text('utf-8')
-    key = text_hash(annotations_hash(annotations_file) + source + repr(tokenize(PROBE)), digits=8)
+    how = _source_of(tokenize) + repr(tokenize(PROBE))
+    key = text_hash(annotations_hash(annotations_file) + how, digits=8)
     cached = os.path.join(folder, f'{name}.{key}.tokens.npz')
     if os.path.exists(cached):
         try:
@@ -105,6 +106,13 @@ def caption_tokens(annotations_file, tokenize, folder, annotations=None):
         warnings.warn(f'{cached} cannot be written ({error}): the next start splits the captions '
                       'again.', stacklevel=3)
     return tokens
+
+
+def _source_of(function):
+    """The text of the file that a function is in; '' for one that was typed in."""
+    with contextlib.suppress(OSError, TypeError):
+        return Path(inspect.getsourcefile(function)).read_text('utf-8')
+    return ''
 
 
 def _split(captions, tokenize, name):

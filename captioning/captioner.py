@@ -336,10 +336,11 @@ def export(path, output, weights=None):
 
 def without_places(settings):
     """Settings, a dict, without what tells where things lie on this machine."""
-    given = {'cocoapi_loc': None, 'model_file': None}
-    if settings.get('start'):
-        given['start'] = Path(settings['start']).name
-    return {**settings, **given}
+    cleaned = {name: None if name in ('cocoapi_loc', 'model_file') else value
+               for name, value in settings.items()}
+    if cleaned.get('start'):
+        cleaned['start'] = Path(cleaned['start']).name
+    return cleaned
 
 
 def _sources_beside(output, sources):
