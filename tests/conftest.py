@@ -23,6 +23,13 @@ PATTERNS = ['A {0} square.', 'There is a {0} square in the middle.', 'a square ,
             'One small {0} square on grey .', 'The square is {0}']
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """The tests of the notebooks come first: one of several processes gets them all, and executes
+    the notebooks once."""
+    items.sort(key=lambda item: item.path.stem != 'test_notebooks')
+
+
 def captions_of(colour):
     return [pattern.format(colour) for pattern in PATTERNS]
 
