@@ -338,8 +338,9 @@ def without_places(settings):
     """Settings, a dict, without what tells where things lie on this machine."""
     cleaned = {name: None if name in ('cocoapi_loc', 'model_file') else value
                for name, value in settings.items()}
-    if cleaned.get('start'):
-        cleaned['start'] = Path(cleaned['start']).name
+    for name in ('start', 'weights'):
+        if os.path.isabs(cleaned.get(name) or ''):
+            cleaned[name] = Path(cleaned[name]).name
     return cleaned
 
 
@@ -347,23 +348,25 @@ def _sources_beside(output, sources):
     """Where the model file of a checkpoint NAME.pt and what it imports are written -> {path: text}.
 
     sources: as `recorded_sources` gives them. The model file is model.py again; it is NAME.py where
-    it imports others, which are then in `imports`, or where another model.py lies there.
+    that is there already, where it imports others, which are then in `imports`, or where another
+    model.py lies there.
     """
-    own, *imported = sources
-    names = [own] if not imported else []
-    places = [output.with_name(name) for name in (*names, output.with_suffix('.py').name)]
-    place = next((place for place in places if _may_hold(place, sources[own])), None)
-    beside = {output.parent / name: sources[name] for name in imported}
-    taken = [file for file, text in beside.items() if not _may_hold(file, text)]
-    if place is None or taken:
-        raise FileExistsError(f'{[*taken, *places][0]} is there and belongs to another model: '
-                              'write to another folder.')
-    return {place: sources[own], **beside}
+    main, *imported = sources
+    place, named = output.with_name(main), output.with_suffix('.py')
+    if imported or named.exists() or not _may_hold(place, sources[main]):
+        place = named
+    texts = {place: sources[main], **{output.parent / name: sources[name] for name in imported}}
+    for file, text in texts.items():
+        written_before = file == named != output.with_name('model.py') and output.exists()
+        if not written_before and not _may_hold(file, text):
+            raise FileExistsError(f'{file} is there and belongs to another model: write to another '
+                                  'folder.')
+    return texts
 
 
 def _may_hold(file, text):
     """Whether a file is not there yet, or has this text."""
-    return not file.exists() or file.is_file() and file.read_text('utf-8') == text
+    return not file.exists() or file.is_file() and file.read_text('utf-8', 'replace') == text
 
 
 def model_file_beside(checkpoint):

@@ -10,7 +10,7 @@ import json
 from dataclasses import fields
 
 from captioning.files import read_json
-from captioning.runs import GONE, NOT_IDENTITY, run_folders
+from captioning.runs import GONE, IMAGES, NOT_IDENTITY, run_folders
 from captioning.scoring import metrics
 from captioning.tables import markdown_table, text_table
 from captioning.training.settings import TrainingSettings
@@ -74,7 +74,8 @@ def _difference(first, run):
     after = {**DEFAULTS, **run['identity']}
     texts = []
     for key in {**before, **after}:
-        if before.get(key) != after.get(key) and not key.endswith('.py'):
+        unknown = key == IMAGES and not (key in before and key in after)    # of a run of before
+        if before.get(key) != after.get(key) and not key.endswith('.py') and not unknown:
             texts.append(f'{key}={after.get(key)}')
     for file in _sources_of_both(first, run):
         signs = [line[0] for line in _file_diff(first, run, file)[2:]]    # after the file's names

@@ -309,8 +309,15 @@ def pins_memory(device):
 
 def fits(size, device):
     """Do so many bytes fit into half of the memory that an accelerator has left?"""
+    return size < free_memory(device) / 2
+
+
+def free_memory(device):
+    """Bytes that an accelerator has left; 0 for a CPU, and where it does not tell."""
     ask = None if is_cpu(device) else getattr(torch.get_device_module(device), 'mem_get_info', None)
-    return ask is not None and size < ask()[0] / 2
+    with contextlib.suppress(RuntimeError):    # some of Intel's
+        return ask()[0] if ask else 0
+    return 0
 
 
 def synchronize():

@@ -123,7 +123,7 @@ class CaptionFile:
                    for entry in read_entries(file)}
         order = {photo: position for position, photo in enumerate(self.photos)}
         entries = dict(sorted(entries.items(), key=lambda item: order.get(item[0], -1)))
-        if entries:
+        if entries or parts:
             write_json(path, list(entries.values()))
         for part in parts:
             part.unlink()

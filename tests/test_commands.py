@@ -368,3 +368,13 @@ def test_a_checkpoint_given_away_replaces_no_other_model_file(small, tmp_path):
     with pytest.raises(FileExistsError, match='model.py is there'):
         export(small, here / 'model.pt')
     assert not (here / 'model.pt').exists()
+    # Given away again after an edit: its own file, and the one that is found beside it.
+    (small.parent / 'model.py').write_text(Path(model.__file__).read_text() + '# edited again\n')
+    assert export(small, here / 'given.pt') == written
+    assert (here / 'given.py').read_text().endswith('# edited again\n')
+    (here / 'model.py').unlink()
+    assert export(small, here / 'given.pt') == written
+    (here / 'notes.py').write_text('of mine')
+    (here / 'model.py').write_text('of mine')
+    with pytest.raises(FileExistsError, match='notes.py is there'):
+        export(small, here / 'notes.pt')

@@ -15,6 +15,7 @@ from training_helpers import edited_model, open_run, train, weights
 import model
 from captioning import files
 from captioning.caption_data import CaptionData, find_data
+from captioning.comparison import differences, read_runs
 from captioning.runs import EDITED, IMAGES, Experiment, latest_checkpoint, run_folders
 from captioning.training import finish_epoch, train_one_epoch, validate
 from scripts import compare
@@ -153,6 +154,7 @@ def test_a_run_of_before_continues(settings, capsys):
     assert recorded(settings(hidden_size=25)).name == 'squares-2'
     told = capsys.readouterr().out
     assert 'differs in hidden_size: 24 -> 25\n' in told    # and in nothing else
+    assert differences(read_runs(names=['squares', 'squares-2'])) == ['', 'hidden_size=25']
     make_as_before(run.folder, tune_cache=True)
     assert recorded(settings()).name == 'squares-3'
 

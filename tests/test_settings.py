@@ -65,7 +65,6 @@ def test_a_new_argument_counts_for_the_run_and_is_kept_in_its_checkpoint(setting
 
 @pytest.mark.parametrize(('argument', 'problem'), [
     ('*, depth', 'the argument depth of the model needs a default'),
-    ('depth=None', 'depth of the model needs a default, a number'),
     ('depth=(3, 5)', 'depth of the model needs a default, a number'),
     ('max_len=64', 'max_len of the model has the name of a setting of training')])
 def test_an_argument_that_can_be_no_setting_is_named(tmp_path, argument, problem):

@@ -125,13 +125,15 @@ class Speed:
         photo_rate = photos_per_second(self.fast, self.device, paths)
         workers = workers_for(self.device, len(paths))
         reading = reading_seconds(photos)
-        encoding = 1 / self.encoding_rate
-        least = max(reading / workers, encoding) if workers else reading + encoding
+        least = None
+        if self.encoding_rate:    # of it alone it is known how long both take
+            encoding = 1 / self.encoding_rate
+            least = max(reading / workers, encoding) if workers else reading + encoding
         advice = (f'{workers} processes read photos, {1000 * reading:.1f} ms each. More cores or '
                   'more shared memory allow more of them (in Docker --shm-size 2g); is the disk '
                   'slow?')
-        return [at_rate('from files to features', photo_rate, self.share('files') / least,
-                        'photos/s', advice)]
+        expected = least and self.share('files') / least
+        return [at_rate('from files to features', photo_rate, expected, 'photos/s', advice)]
 
     # ---- Training ----
 

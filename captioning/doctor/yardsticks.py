@@ -14,7 +14,7 @@ import torch
 
 from captioning.benchmark.measure import seconds
 from captioning.benchmark.training import matrix_speed
-from captioning.devices import fast_dtype, training_dtype
+from captioning.devices import fast_dtype, free_memory, training_dtype
 
 TIMES = 3
 
@@ -60,8 +60,8 @@ def best_matrix_speed(dtype, size):
 def copy_speed(device, size):
     """GB/s, read and written, of a large copy within the device's memory."""
     count = size.copied
-    if ask := getattr(torch.get_device_module(device), 'mem_get_info', None):
-        count = min(count, ask()[0] // 8)
+    if free := free_memory(device):
+        count = min(count, free // 8)
     source = torch.zeros(count, dtype=torch.uint8, device=device)
     copied = torch.zeros_like(source)
     took = seconds(lambda: copied.copy_(source), size.repeats)

@@ -7,6 +7,7 @@ docstring's line as help; vocab_size, the special ids and grid follow from the d
 """
 
 import argparse
+import numbers
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from captioning.model_files import load_model_file, model_arguments
 
 # Where training wants another default than the model has, or the model has none.
 TRAINING_DEFAULTS = {'embed_size': 512, 'hidden_size': 512, 'dropout': 0.5}
-KINDS_OF_DEFAULTS = (bool, int, float, str)    # of the model's arguments
+KINDS_OF_DEFAULTS = (bool, int, float, str, type(None))    # of the model's arguments
 BASELINES = ('mean', 'greedy')
 START_WITH = ('model', 'cnn')
 
@@ -90,7 +91,7 @@ class TrainingSettings:
                      reward_samples=2 if self.reward_baseline == 'mean' else 1)
         for name, value in least.items():
             given = getattr(self, name)
-            if given != int(given) or given < value:
+            if not isinstance(given, numbers.Integral) or given < value:
                 raise ValueError(f'{name}={given}: expected a whole number from {value}.')
         for name in ('learning_rate', 'tune_learning_rate', 'tune_head_rate',
                      'reward_learning_rate'):
@@ -131,7 +132,7 @@ def settings_class(classes):
         if name in of_training:
             problem = 'has the name of a setting of training: call it otherwise'
         elif not isinstance(default, KINDS_OF_DEFAULTS):
-            problem = 'needs a default, a number, a text, True or False, to be a setting'
+            problem = 'needs a default, a number, text, True, False or None, to be a setting'
         if problem:
             raise ValueError(f'{classes.__file__}: the argument {name} of the model {problem}.')
         of_model.append((name, type(default), setting(default, argument.help)))

@@ -22,10 +22,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from captioning import devices, distributed
+from captioning import devices, distributed, losses
 from captioning.batch_targets import TargetGroup, lay_out
 from captioning.devices import moved
-from captioning.losses import LEAVE_OUT_PADDING
 from captioning.training.steps import Batch
 
 EMPTY = -1    # position and target of a word that only pads
@@ -167,6 +166,8 @@ class StepGraphs:
         try:
             with self._on_own_stream():
                 self.graphs[batch.shape] = StepGraph(self, batch)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:    # any code may be in a decoder; PyTorch cannot go on
             reason = str(error.__context__ or error).strip().splitlines()[0]
             raise RuntimeError(f'this step cannot be recorded as a CUDA graph ({reason}): train '
@@ -246,7 +247,7 @@ def _reason_against(phase):
         return 'the features are not in the memory of the device'
     if devices.has_dropout_between_layers(phase.model.decoder, phase.device):
         return 'cuDNN draws the dropout between layers'
-    if phase.settings.loss not in LEAVE_OUT_PADDING:
+    if phase.settings.loss not in losses.LEAVE_OUT_PADDING:
         return (f'the loss {phase.settings.loss!r} is not in LEAVE_OUT_PADDING of '
                 'captioning/losses.py')
     return None

@@ -1,5 +1,7 @@
 """Scores of a run on the validation images: of each epoch, and of the best one at the end."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -69,8 +71,7 @@ def final_scores(run):
 
 def _final_scores(run):
     from captioning.scoring import diversity, score
-    # By the model file as the run has kept it, whatever was edited since.
-    captioner = load_captioner(run.folder / 'best.pt', run.device, run.folder / 'model.py',
+    captioner = load_captioner(run.folder / 'best.pt', run.device, _model_file(run),
                                consensus=False)
     if run.settings.tune_epochs:    # the best epoch may be of another phase than the last
         features, _, _ = split_features(captioner.encoder, run.data, 'val',
@@ -81,3 +82,10 @@ def _final_scores(run):
     write_json(run.folder / 'captions_val.json', results)
     write_json(run.folder / 'scores.json', scores)
     return results, scores
+
+
+def _model_file(run):
+    """The model file that was trained, or the run's copy of it where it was edited since."""
+    file, copy = Path(run.model.classes.__file__), run.folder / 'model.py'
+    is_same = file.is_file() and file.read_text('utf-8') == copy.read_text('utf-8')
+    return file if is_same else copy

@@ -69,9 +69,10 @@ def test_a_run_in_the_precision_of_the_device_learns_too(small, device):
 def test_a_killed_run_continues(small, device, exact):
     values = {**PHASES, 'epochs': 1, 'batch_size': 15, 'tune_batch_size': 3}
     expected = train(open_run(small(name='never-stopped', **values), device=device))
-    for phase in ('features', 'tune'):
+    for phase in ('tune', 'reward'):
         run = open_run(small(name='killed', **values, save_seconds=0.0), device=device)
-        train_until_killed(run, lambda run, phase=phase: run.phase.name == phase and run.batch)
+        train_until_killed(run, lambda run, phase=phase: run.phase.name == phase and (
+            run.batch or phase == 'reward'))
     run = train(open_run(small(name='killed', **values), device=device))
     assert [line['phase'] for line in run.log] == ['features', 'tune', 'reward']
     # To the bit on the pretended one; a GPU adds up in an order of its own.
