@@ -22,8 +22,10 @@ from captioning.constrained_search import constrained_search
 from captioning.decoding import attention_weights, beam_search, beams, greedy
 from captioning.extended_vocabulary import extended
 from captioning.photos import load_image
+from captioning.scoring import References, score
+from captioning.scoring.split_captions import seen_split
 from captioning.training.phase import word_scores
-from experiments import transformer
+from experiments import best_of_many, transformer
 from experiments.batching import ListedBatches, one_length, sorted_pools
 from experiments.ensemble import Ensemble, load, together
 from experiments.ensemble import table as ensemble_table
@@ -270,6 +272,40 @@ def test_the_table_of_an_ensemble_has_each_captioner_and_all_together(settings):
     captioners[1].vocab = runs[0].model.vocab.from_words(list(runs[0].model.vocab.word2idx)[:-1])
     with pytest.raises(ValueError, match='one encoder and one vocabulary'):
         together(captioners)
+
+
+# ---- The best of many ----
+
+def test_the_best_of_many_captions_is_the_one_that_the_references_prefer(settings, monkeypatch):
+    run = train(open_run(settings(epochs=1)))
+    data = CaptionData(run.settings.cocoapi_loc)
+    captioner = load(run.folder / 'last.pt')
+    written = [['a man', 'a dog'], ['a', 'a man with a bus']]
+    likely = np.array([[-1.0, -2.0], [-3.0, -2.0]])
+    values = np.array([[0.2, 0.6], [1.0, 0.4]])
+    monkeypatch.setattr(captioner, 'support', lambda seen, texts, rows: [[0, 2], [0, 0]])
+    monkeypatch.setattr(best_of_many, 'drawn', lambda *_: (np.array(written), likely))
+    monkeypatch.setattr(best_of_many, 'ciders', lambda texts, references: values)
+    header, one, two = best_of_many.table(captioner, data, counts=(1, 2), temperature=1)
+    assert header[1:] == ('A drawn one', 'The likeliest', 'Chosen with the consensus', 'The best')
+    assert one == (1, '60.0', '60.0', '60.0', '60.0')
+    assert two == (2, '55.0', '30.0', '50.0', '80.0')
+
+
+def test_captions_are_drawn_and_scored_image_by_image(settings):
+    run = train(open_run(settings(epochs=1)))
+    captioner = load(run.folder / 'last.pt')
+    data = CaptionData(run.settings.cocoapi_loc)
+    seen, rows, images = seen_split(captioner, data, 'val')
+    texts, likely = best_of_many.drawn(captioner, seen, rows, count=3, temperature=0.8)
+    assert texts.shape == likely.shape == (len(rows), 3) and (likely < 0).all()
+    references = References(data.annotation_file('val'), [images[row]['id'] for row in rows])
+    people = [references.captions[image_id][0] for image_id in references.image_ids]
+    values = best_of_many.ciders(np.stack([texts[:, 0], people], axis=1), references)
+    results = [{'image_id': image_id, 'caption': text}
+               for image_id, text in zip(references.image_ids, people, strict=True)]
+    of_people = score(results, references)['cider_per_image']
+    assert list(values[:, 1]) == list(of_people.values())
 
 
 # ---- People, named ----
