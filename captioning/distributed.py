@@ -7,11 +7,11 @@ adds up gradients. One process needs nothing.
 import datetime
 import os
 import sys
+import warnings
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 
 from captioning.devices import is_cpu, untried_device, use, working_accelerator
 
@@ -120,7 +120,24 @@ def parallel(network):
     """The network, made to add up gradients over ranks."""
     if ranks() == 1:
         return network
-    return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)    # PyTorch 2.6 lacks what follows on it
+        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+
+
+class _Total(torch.autograd.Function):
+    """`total` with a gradient: that of the sum, itself summed over the ranks, which all use it.
+
+    PyTorch has the same in torch.distributed.nn.functional, and warns of its end since 2.13.
+    """
+
+    @staticmethod
+    def forward(context, value):
+        return total(value.clone())
+
+    @staticmethod
+    def backward(context, gradient):
+        return total(gradient.clone())
 
 
 def on_global_batch(layer, inputs):
@@ -136,6 +153,6 @@ def on_global_batch(layer, inputs):
     counts = total(counts).tolist()
     slots = inputs.new_zeros(ranks(), max(counts), *inputs.shape[1:])
     slots[rank(), :len(inputs)] = inputs
-    slots = all_reduce(slots)    # the sum: every rank filled its own slot
+    slots = _Total.apply(slots)    # every rank has filled its own slot
     rows = [slot[:count] for slot, count in zip(slots, counts, strict=True)]
     return layer(torch.cat(rows)).split(counts)[rank()]

@@ -61,20 +61,20 @@ def run_processes(data_folder, backbone_weights, root, processes, *flags, before
 
 
 def train(data_folder, backbone_weights, root, processes, *flags):
-    """Train by so many processes -> (log, the state in last.pt, output)."""
+    """Train by so many processes -> (log, the state in last.pt, output, and its errors)."""
     done = run_processes(data_folder, backbone_weights, root, processes, *flags)
     assert done.returncode == 0, done.stderr
     folder = root / 'runs' / 'squares'
     log = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
-    return log, read_checkpoint(folder / 'last.pt'), done.stdout
+    return log, read_checkpoint(folder / 'last.pt'), done.stdout, done.stderr
 
 
 @pytest.mark.parametrize('flags', [TUNE, REWARD], ids=['tune', 'reward'])
 def test_two_processes_learn_what_one_does(dataset, small_weights, tmp_path, flags):
     model_file = edited_model(tmp_path / 'scaled.py', SCALED)
     flags = [str(model_file) if flag == 'scaled' else flag for flag in flags]
-    log, state, _ = train(dataset, small_weights, tmp_path / 'one', 1, *flags)
-    log_of_two, state_of_two, output = train(dataset, small_weights, tmp_path / 'two', 2, *flags)
+    log, state, *_ = train(dataset, small_weights, tmp_path / 'one', 1, *flags)
+    log_of_two, state_of_two, *printed = train(dataset, small_weights, tmp_path / 'two', 2, *flags)
     assert len(log) == len(log_of_two) == 3
     for expected, line in zip(log, log_of_two, strict=True):
         assert line.get('reward', 0) == pytest.approx(expected.get('reward', 0), rel=1e-3)
@@ -86,7 +86,9 @@ def test_two_processes_learn_what_one_does(dataset, small_weights, tmp_path, fla
         assert expected.keys() == weights.keys()
         for key, value in expected.items():
             assert torch.allclose(value.float(), weights[key].float(), atol=1e-3), key
+    output, errors = printed
     assert output.count('a new run') == 1    # the second process is silent
+    assert 'Warning' not in errors
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='Windows sends no SIGINT to another process')
