@@ -318,7 +318,8 @@ def _is_unpacked(member, target):
 
 
 def _unpack_member(zipped, member, target):
-    with write_aside(target) as aside, zipped.open(member) as packed, open(aside, 'wb') as file:
+    with (write_aside(target, tidy=False) as aside, zipped.open(member) as packed,
+          open(aside, 'wb') as file):
         shutil.copyfileobj(packed, file)    # BadZipFile where the checksum differs
 
 

@@ -21,15 +21,18 @@ HOST = platform.node().split('.')[0]
 
 
 @contextlib.contextmanager
-def write_aside(path):
+def write_aside(path, tidy=True):
     """Give a temporary path beside `path`; rename it over `path` when the block succeeds.
 
     A reader of `path` sees the old file or the new one, never a part of it. When the block fails,
-    the temporary file is removed. OSError names `path`.
+    the temporary file is removed. tidy: also remove what killed processes have left, for which the
+    whole folder is read: too long where one of many thousand files is written. OSError names
+    `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
+    if tidy:
+        remove_leftovers(path.parent, glob.escape(path.name))
     process = f'{HOST}.{os.getpid()}.{threading.get_ident()}'
     aside = path.with_name(f'.{path.name}.{process}.tmp')
     aside.touch()
@@ -83,11 +86,13 @@ def repository_path(path):
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
-def _remove_leftovers(path):
-    """Remove what killed processes of this machine that were writing `path` have left beside it."""
+def remove_leftovers(folder, names='*'):
+    """Remove what killed processes of this machine have left in a folder: parts of files that they
+    were writing. names: a pattern, of these files alone.
+    """
     if os.name == 'nt':    # where os.kill would not ask but kill
         return
-    for aside in path.parent.glob(glob.escape(f'.{path.name}.{HOST}.') + '*.tmp'):
+    for aside in folder.glob(f'.{names}.{glob.escape(HOST)}.*.tmp'):
         try:
             os.kill(int(aside.name.split('.')[-3]), 0)    # is it running? (0 is no signal)
         except ProcessLookupError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from captioning.files import write_aside
+from captioning.files import remove_leftovers, write_aside
 from captioning.photos import load_image, photos_in
 from scripts import run_main
 
@@ -29,7 +29,7 @@ def resize(path, source, target, size):
         scale = min(1, size / min(image.size))
         sides = [max(1, round(side * scale)) for side in image.size]
         smaller = image.resize(sides, Image.Resampling.LANCZOS)
-        with write_aside(output) as aside:
+        with write_aside(output, tidy=False) as aside:
             kind = Image.registered_extensions()[path.suffix.lower()]
             smaller.save(aside, kind, quality=95)
     except OSError as error:
@@ -50,6 +50,8 @@ def main():
     paths = photos_in(args.image_dir)
     if not paths:
         raise FileNotFoundError(f'no photos in {args.image_dir}.')
+    for folder in {args.output_dir / path.relative_to(args.image_dir).parent for path in paths}:
+        remove_leftovers(folder)
     work = functools.partial(resize, source=args.image_dir, target=args.output_dir,
                              size=args.image_size)
     with ProcessPoolExecutor() as pool:

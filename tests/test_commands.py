@@ -14,7 +14,7 @@ from conftest import driver_of, make_dataset
 from PIL import Image
 
 import model
-from captioning import decoding
+from captioning import decoding, files
 from captioning.captioner import export, load_captioner
 from captioning.checkpoint import model_state, read_checkpoint, save_checkpoint, weights_hash
 from captioning.files import ROOT, file_hash, write_json
@@ -277,6 +277,9 @@ def test_resize_keeps_the_aspect_turns_upright_and_skips_what_is_done(album, tmp
     sizes = {path.name: Image.open(path).size for path in small.rglob('*.*')}
     assert sizes == {'one_001.jpg': (30, 20), 'two_002.PNG': (300, 10), 'three_003.jpg': (20, 30)}
     before = {path: path.stat().st_mtime_ns for path in small.rglob('*.*')}
+    killed = subprocess.run([sys.executable, '-c', 'import os; print(os.getpid())'],
+                            capture_output=True, text=True, check=True).stdout.strip()
+    (small / f'.one_001.jpg.{files.HOST}.{killed}.1.tmp').touch()    # it left this
     call(resize, *arguments)
     assert before == {path: path.stat().st_mtime_ns for path in small.rglob('*.*')}
 

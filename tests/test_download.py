@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from misbehaving_server import Server
 
-from captioning import coco_download
+from captioning import coco_download, files
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = {    # 25,600 bytes each
@@ -71,8 +71,8 @@ def fetch(server, tmp_path, monkeypatch):
 
 def photos(folder):
     """{name: content} below folder/cocoapi/images/val2014, everything that is there."""
-    files = (folder / 'cocoapi/images/val2014').glob('*')
-    return {f'val2014/{path.name}': path.read_bytes() for path in files}
+    paths = (folder / 'cocoapi/images/val2014').glob('*')
+    return {f'val2014/{path.name}': path.read_bytes() for path in paths}
 
 
 def nothing_looks_whole(folder):
@@ -89,6 +89,14 @@ def test_everything_arrives_and_is_not_fetched_twice(server, fetch, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['cocoapi']
     fetch()
     assert len(server.requests) == 1
+
+
+def test_the_folder_is_not_searched_for_each_photo(server, fetch, tmp_path, monkeypatch):
+    searches = []    # of a folder that has 80,000 photos in the end
+    monkeypatch.setattr(files, 'remove_leftovers', lambda *arguments: searches.append(arguments))
+    fetch()
+    assert photos(tmp_path) == PHOTOS
+    assert not [folder for folder, *_ in searches if folder.name == 'val2014']
 
 
 def test_annotations_go_to_their_folder_and_archives_are_kept_on_request(server, tmp_path,
