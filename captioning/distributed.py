@@ -128,7 +128,7 @@ def parallel(network):
 class _Total(torch.autograd.Function):
     """`total` with a gradient: that of the sum, itself summed over the ranks, which all use it.
 
-    PyTorch has the same in torch.distributed.nn.functional, and warns of its end since 2.13.
+    PyTorch has the same in torch.distributed.nn.functional, and 2.14 warns that it will go.
     """
 
     @staticmethod
