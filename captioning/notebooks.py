@@ -4,17 +4,21 @@
     refresh_notebooks()             # rewrites the committed ones
 """
 
+import asyncio
 import base64
+import contextlib
 import io
 import re
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.util import ensure_async
 from nbconvert import HTMLExporter
 from PIL import Image
 
@@ -25,6 +29,8 @@ from captioning.runs import latest_checkpoint
 
 NOTEBOOKS = ('0_Dataset', '1_Preliminaries', '2_Training', '3_Inference')
 ASSIGNMENT = r'(?m)^{} = [^#\n]*'
+KERNEL_ARGUMENTS = ['--log-level=ERROR']    # no warnings of TCP, which is local
+PATIENCE = 5              # seconds that an interrupted cell has to end
 LARGE_PICTURE = 60_000    # bytes; larger ones become JPEG, a quarter of the size
 
 
@@ -64,7 +70,7 @@ def execute(path, changes=None):
     """Run a notebook top to bottom -> the executed notebook. changes: as in run_notebooks.
 
     Raises RuntimeError with the error of a cell; the notebook as far as it got is then kept in
-    runs/failed/.
+    runs/failed/. SIGINT raises KeyboardInterrupt, SIGTERM SystemExit.
     """
     notebook = nbformat.read(path, as_version=4)
     cells = _code_cells(notebook)
@@ -74,16 +80,23 @@ def execute(path, changes=None):
             cell.source = re.sub(ASSIGNMENT.format(name), assignment, cell.source)
 
     def tell_cell(cell, cell_index):
+        client.begin_cell()
         if cell.cell_type == 'code':
             number = cells.index(cell) + 1
             print(f'-- {Path(path).stem} [{number}/{len(cells)}] {_first_line(cell)}', flush=True)
 
     client = _Client(notebook, timeout=None, kernel_name='python3', coalesce_streams=True,
-                     on_cell_execute=tell_cell,
+                     on_cell_execute=tell_cell, extra_arguments=KERNEL_ARGUMENTS,
                      resources={'metadata': {'path': str(files.ROOT)}})
     try:
         client.execute()
-    except CellExecutionError as error:
+    except (CellExecutionError, DeadKernelError, asyncio.CancelledError) as error:
+        if client.ended_by == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        if client.ended_by == signal.SIGTERM:
+            sys.exit('terminated')
+        if not isinstance(error, CellExecutionError):
+            raise
         failed = files.RUNS / 'failed' / Path(path).name
         _write(notebook, failed)
         raise RuntimeError(
@@ -93,7 +106,34 @@ def execute(path, changes=None):
 
 
 class _Client(NotebookClient):
-    """Runs a notebook and shows what its cells print while they run."""
+    """Runs a notebook and shows what its cells print while they run.
+
+    `.ended_by`: the signal that ended it, or None. A signal interrupts the cell, so that it may
+    save what it has; one that comes while the kernel starts is remembered.
+    """
+
+    ended_by, in_cells = None, False
+
+    def begin_cell(self):
+        """To be called before each cell; ends the notebook after a signal."""
+        if self.ended_by:
+            raise asyncio.CancelledError
+        self.in_cells = True
+
+    async def async_start_new_kernel(self, **kwargs):
+        """Take signals over from nbclient, which loses those that come before there is a kernel."""
+        execution, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+        def end(kind):
+            self.ended_by = kind
+            if self.in_cells:
+                loop.create_task(ensure_async(self.km.interrupt_kernel()))
+                loop.call_later(PATIENCE, execution.cancel)
+
+        with contextlib.suppress(NotImplementedError):    # Windows
+            for kind in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(kind, end, kind)
+        await super().async_start_new_kernel(**kwargs)
 
     def output(self, outs, msg, display_id, cell_index):
         if msg['msg_type'] == 'stream':

@@ -6,6 +6,7 @@ They are executed in a copy of the repository.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,29 @@ from captioning.notebooks import NOTEBOOKS
 NOT_COPIED = ('.git', '.venv', 'data', 'runs', '__pycache__', '.*_cache', 'tests')
 RUN_FILES = ('settings.json', 'model.py', 'last.pt', 'best.pt', 'scores.json', 'samples.png',
              'curves.png', 'captions_val.json')
+EXECUTE = """
+import signal, sys
+from captioning.notebooks import NotebookClient, execute
+from scripts import run_main
+
+start = NotebookClient.async_start_new_kernel_client
+
+def told(self):
+    print('starting', flush=True)
+    return start(self)
+
+NotebookClient.async_start_new_kernel_client = told
+signal.signal(signal.SIGINT, signal.default_int_handler)    # jobs in the background ignore it
+run_main(lambda: execute(sys.argv[1]))
+"""
+LONG_CELL = """
+import time
+try:
+    print('in the cell', flush=True)
+    time.sleep(60)
+finally:
+    open('ended', 'w').close()
+"""
 each_notebook = pytest.mark.parametrize('name', NOTEBOOKS)
 
 
@@ -130,6 +154,26 @@ def test_a_cell_that_fails_is_told_in_one_line(executed):
     assert last_line.startswith('error: 0_Dataset.ipynb stopped: NameError')
     misspelled = executed.command('scripts.notebooks', '--set', 'EPOCH=3')
     assert misspelled.returncode == 1 and '--set EPOCH' in misspelled.stderr
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows sends no signal to another process')
+@pytest.mark.parametrize('kind, moment, told', [(signal.SIGTERM, 'starting', 'terminated'),
+                                                (signal.SIGINT, 'in the cell', 'interrupted')])
+def test_a_signal_ends_the_notebook_and_lets_its_cell_save(tmp_path, kind, moment, told):
+    cells = [nbformat.v4.new_code_cell(f'import os\nos.chdir({str(tmp_path)!r})'),
+             nbformat.v4.new_code_cell(LONG_CELL),
+             nbformat.v4.new_code_cell("open('went on', 'w').close()")]
+    path = tmp_path / 'long.ipynb'
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    process = subprocess.Popen([sys.executable, '-c', EXECUTE, str(path)], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while moment not in process.stdout.readline():
+        pass
+    process.send_signal(kind)
+    _, errors = process.communicate(timeout=50)
+    assert process.returncode == 1 and errors.splitlines() == [told]
+    assert (tmp_path / 'ended').exists() == (moment == 'in the cell')
+    assert not (tmp_path / 'went on').exists()
 
 
 @each_notebook
