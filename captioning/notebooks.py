@@ -80,7 +80,6 @@ def execute(path, changes=None):
             cell.source = re.sub(ASSIGNMENT.format(name), assignment, cell.source)
 
     def tell_cell(cell, cell_index):
-        client.begin_cell()
         if cell.cell_type == 'code':
             number = cells.index(cell) + 1
             print(f'-- {Path(path).stem} [{number}/{len(cells)}] {_first_line(cell)}', flush=True)
@@ -90,18 +89,20 @@ def execute(path, changes=None):
                      resources={'metadata': {'path': str(files.ROOT)}})
     try:
         client.execute()
-    except (CellExecutionError, DeadKernelError, asyncio.CancelledError) as error:
-        if client.ended_by == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        if client.ended_by == signal.SIGTERM:
-            sys.exit('terminated')
-        if not isinstance(error, CellExecutionError):
+    except (DeadKernelError, asyncio.CancelledError):
+        if client.ended_by is None:
             raise
-        failed = files.RUNS / 'failed' / Path(path).name
-        _write(notebook, failed)
-        raise RuntimeError(
-            f'{Path(path).name} stopped: {error.ename}: {error.evalue}. As far as it got: '
-            f'{files.repository_path(failed)}') from None
+    except CellExecutionError as error:
+        if client.ended_by is None:
+            failed = files.RUNS / 'failed' / Path(path).name
+            _write(notebook, failed)
+            raise RuntimeError(
+                f'{Path(path).name} stopped: {error.ename}: {error.evalue}. As far as it got: '
+                f'{files.repository_path(failed)}') from None
+    if client.ended_by == signal.SIGINT:
+        raise KeyboardInterrupt
+    if client.ended_by == signal.SIGTERM:
+        sys.exit('terminated')
     return notebook
 
 
@@ -109,16 +110,19 @@ class _Client(NotebookClient):
     """Runs a notebook and shows what its cells print while they run.
 
     `.ended_by`: the signal that ended it, or None. A signal interrupts the cell, so that it may
-    save what it has; one that comes while the kernel starts is remembered.
+    save what it has; one that comes between cells, or while the kernel starts, is remembered.
     """
 
-    ended_by, in_cells = None, False
+    ended_by, in_cell = None, False
 
-    def begin_cell(self):
-        """To be called before each cell; ends the notebook after a signal."""
+    async def async_execute_cell(self, *args, **kwargs):
         if self.ended_by:
             raise asyncio.CancelledError
-        self.in_cells = True
+        self.in_cell = True
+        try:
+            return await super().async_execute_cell(*args, **kwargs)
+        finally:
+            self.in_cell = False
 
     async def async_start_new_kernel(self, **kwargs):
         """Take signals over from nbclient, which loses those that come before there is a kernel."""
@@ -126,9 +130,13 @@ class _Client(NotebookClient):
 
         def end(kind):
             self.ended_by = kind
-            if self.in_cells:
+            if self.in_cell:
                 loop.create_task(ensure_async(self.km.interrupt_kernel()))
-                loop.call_later(PATIENCE, execution.cancel)
+                loop.call_later(PATIENCE, end_cell)
+
+        def end_cell():
+            if self.in_cell:
+                execution.cancel()
 
         with contextlib.suppress(NotImplementedError):    # Windows
             for kind in (signal.SIGINT, signal.SIGTERM):
