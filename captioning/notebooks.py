@@ -29,7 +29,7 @@ from captioning.runs import latest_checkpoint
 
 NOTEBOOKS = ('0_Dataset', '1_Preliminaries', '2_Training', '3_Inference')
 ASSIGNMENT = r'(?m)^{} = [^#\n]*'
-KERNEL_ARGUMENTS = ['--log-level=ERROR']    # no warnings of TCP, which is local
+KERNEL_ARGUMENTS = ['--log-level=CRITICAL']    # cells tell their errors by messages, not the log
 PATIENCE = 5              # seconds that an interrupted cell has to end
 LARGE_PICTURE = 60_000    # bytes; larger ones become JPEG, a quarter of the size
 
