@@ -1,12 +1,14 @@
 """Words that no training caption has: are they said all the same?
 
     python -m experiments.held_out_words path/to/flickr8k
+    python -m experiments.held_out_words path/to/flickr8k --checkpoint models/flickr8k_best.pt
 
 Of the words that the encoder's classifier knows, the twenty that occur in most validation captions
 (after dog) are taken out of training with all captions that have them, and a model with attention
 is trained on the rest. Printed is F1 of saying each on the validation images, without names and
 with, where a word is true of an image if any reference has it; beside it the best that a threshold
-on the recognizer's probability could do, one for each word, chosen on the very same images.
+on the recognizer's probability could do, one for each word, chosen on the very same images. With
+--checkpoint no model is trained: one that has learned the words from captions shows what to expect.
 """
 
 import argparse
@@ -110,14 +112,16 @@ def main():
     parser.add_argument('--epochs', type=int, default=6)
     parser.add_argument('--words', type=int, default=20, help='how many (default: 20)')
     parser.add_argument('--beam-size', type=int, default=5)
+    parser.add_argument('--checkpoint', help='judge this model instead of training one')
     args = parser.parse_args()
-    data = CaptionData(args.folder)
+    data, checkpoint = CaptionData(args.folder), args.checkpoint
     words = most_used(References(data.annotation_file('val')), args.words)
-    copy, kept = without_words(data, words, files.ROOT / 'data' / f'{data.name}-held-out')
-    print(f'{kept:,} of {len(data.annotations("train")["annotations"]):,} captions are left')
-    run = train(copy, args.epochs)
-    captioner = load_captioner(run.folder / 'best.pt', run.device, names=True)
-    table, (without, named) = judge(captioner, copy, words, args.beam_size)
+    if checkpoint is None:
+        copy, kept = without_words(data, words, files.ROOT / 'data' / f'{data.name}-held-out')
+        print(f'{kept:,} of {len(data.annotations("train")["annotations"]):,} captions are left')
+        data, checkpoint = copy, train(copy, args.epochs).folder / 'best.pt'
+    captioner = load_captioner(checkpoint, names=True)
+    table, (without, named) = judge(captioner, data, words, args.beam_size)
     print(text_table(table))
     print(f'CIDEr {100 * without["CIDEr"]:.1f} without names, {100 * named["CIDEr"]:.1f} with')
 
