@@ -38,7 +38,10 @@ class TrainedModel:
         self.encoder_sizes = accepted(classes.EncoderCNN, arguments)
         self.decoder_sizes = accepted(classes.DecoderRNN, arguments)
         torch.manual_seed(settings.seed)
-        self.encoder = build_encoder(classes, self.encoder_sizes).to(device)
+        # In one layout from the start, whether or not photos are still to be encoded: that would
+        # change it, and with it the order of sums.
+        self.encoder = build_encoder(classes, self.encoder_sizes).to(
+            device, memory_format=torch.channels_last)
         self.backbone_hash = weights_hash(self.encoder.backbone)
         if start and settings.start_with == 'cnn':
             self._check_cnn(start)

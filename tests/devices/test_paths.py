@@ -10,7 +10,7 @@ from training_helpers import open_run, train, train_until_killed, val_paths, wei
 import scripts.evaluate
 import scripts.sample
 import scripts.train
-from captioning import decoding, devices
+from captioning import decoding, devices, files
 from captioning.attention import show_attention
 from captioning.captioner import load_captioner
 from captioning.checkpoint import read_checkpoint
@@ -66,7 +66,9 @@ def test_a_run_in_the_precision_of_the_device_learns_too(small, device):
     assert {parameter.dtype for parameter in run.phase.parameters} == {torch.float32}
 
 
-def test_a_killed_run_continues(small, device, exact):
+def test_a_killed_run_continues(small, device, exact, tmp_path, monkeypatch):
+    """The first run encodes the photos, the killed one finds their features."""
+    monkeypatch.setattr(files, 'CACHE', tmp_path / 'cache')
     values = {**PHASES, 'epochs': 1, 'batch_size': 15, 'tune_batch_size': 3}
     expected = train(open_run(small(name='never-stopped', **values), device=device))
     for phase in ('tune', 'reward'):
