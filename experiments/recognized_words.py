@@ -68,11 +68,11 @@ class Examples:
                         self.captions + other.captions)
 
 
-def examples_of_photos(data, seen, rows):
+def examples_of_photos(data, seen, rows, images):
+    """The training photos of a data set. seen, rows, images: as seen_split gives them."""
     captions = collections.defaultdict(list)
     for entry in data.annotations('train')['annotations']:
         captions[entry['image_id']].append(tokenize(entry['caption']))
-    images = data.images('train')
     return Examples(rows, seen.probabilities[torch.as_tensor(rows)],
                     [captions[images[row]['id']] for row in rows])
 
@@ -237,7 +237,8 @@ def words_to_learn(examples, nouns, least=25):
 
 
 def train(variant, seen, examples, places, args, nouns):
-    """Train a variant, or continue it -> Run. places: WordPlaces, or None."""
+    """Train a variant, or continue it -> Run. seen: the validation photos. places: WordPlaces, or
+    None."""
     data = DataWithWords(args.folders[0], words_to_learn(examples, nouns))
     settings = make_settings(
         name=f'recognized-{variant}', cocoapi_loc=str(data.folder), image='attention', views=2,
@@ -249,7 +250,7 @@ def train(variant, seen, examples, places, args, nouns):
              for view in (run.train.features, *run.train.views)]
     captions = captions_of(examples, run.model.vocab, views)
     captions.table = moved(captions.table, run.device)
-    run.val.features = with_words(seen['val'], places).to(run.device)
+    run.val.features = with_words(seen, places).to(run.device)
     phase = FeaturesPhase(settings, run.model, captions, run.val)
     phase.optimizer.load_state_dict(run.phase.optimizer.state_dict())
     run.phase = phase
@@ -300,18 +301,20 @@ def main():
     parser.add_argument('--text', help='captions without photos: number, tab, caption; gzipped')
     parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument('--count', type=int, default=4000, help='of groups, or of swapped photos')
-    parser.add_argument('--epochs', type=int, default=6)
+    parser.add_argument('--epochs', type=int, default=4)
     parser.add_argument('--beam-size', type=int, default=5)
     args = parser.parse_args()
+    if not args.text and any('text' in VARIANTS[variant] for variant in args.variants):
+        parser.error('captions without photos are needed: --text FILE, or other --variants')
     shipped = load_captioner(names=True)
     photos = {data: seen_split(shipped, data, 'val') for data in map(CaptionData, args.folders)}
     data = next(iter(photos))
-    seen, rows, _ = seen_split(shipped, data, 'train')
-    seen = {'train': seen, 'val': photos[data][0]}
-    of_photos = examples_of_photos(data, seen['train'], rows)
+    seen = photos[data][0]
+    of_photos = examples_of_photos(data, *seen_split(shipped, data, 'train'))
     nouns = Nouns(shipped.naming.recognizer.words, of_photos.captions)
-    top = of_photos.probabilities.max(axis=1).clip(LEAST)
-    length = float(np.linalg.norm(seen['val'].features[:200].astype(np.float32), axis=2).mean())
+    is_thing = [word.kind != PEOPLE for word in nouns.words]
+    top = of_photos.probabilities[:, is_thing].max(axis=1).clip(LEAST)
+    length = float(np.linalg.norm(seen.features[:200].astype(np.float32), axis=2).mean())
     word_places = WordPlaces(shipped.naming.recognizer.recognizers[0], length)
     table = [HEADER]
     for variant in args.variants:
