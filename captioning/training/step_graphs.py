@@ -8,14 +8,15 @@ A GPU computes a step in a millisecond or two; PyTorch takes longer to start its
 one. A graph is a recording of them that is replayed with other numbers at the same places in
 memory, so it fits one shape: sizes are rounded up, to MULTIPLES. A shape is computed as usual when
 it comes first, and recorded when it comes again. All that differs from batch to batch are the
-numbers of its images, captions and scored positions; they are laid out for an epoch at once, and a
-step copies its own. (NVIDIA, CUDA C++ Programming Guide, CUDA Graphs.)
+numbers of its images, captions and scored positions; they are laid out for many batches at once,
+and a step copies its own. (NVIDIA, CUDA C++ Programming Guide, CUDA Graphs.)
 
 Axes: n images of a batch, b captions, T ids, W scored words.
 """
 
 import contextlib
 import gc
+import itertools
 import sys
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from captioning.devices import moved
 from captioning.training.steps import Batch
 
 EMPTY = -1    # position and target of a word that only pads
+LAID_OUT = 64    # batches at a time: meanwhile the GPU computes those before
 
 
 class Shape(NamedTuple):
@@ -112,11 +114,12 @@ class StepGraphs:
         self.stream, self.memory = self.module.Stream(), None
 
     def batches(self, epoch, first_batch):
-        """As Phase.batches -> a list of PackedBatch."""
+        """As Phase.batches -> an iterator of PackedBatch."""
         self._forget_what_moved()
         self.phase.sampler.set_epoch(epoch, first_batch)
         shares = list(self.phase.sampler)
-        return pack(self.phase, shares) if shares else []
+        parts = [shares[first:first + LAID_OUT] for first in range(0, len(shares), LAID_OUT)]
+        return itertools.chain.from_iterable(pack(self.phase, part) for part in parts)
 
     def _forget_what_moved(self):
         """Drop all graphs where what they read is elsewhere in memory than at the epoch before."""
