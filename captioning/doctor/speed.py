@@ -4,7 +4,7 @@
     report.section('Fast', speed.checks())
 
 A piece of work is expected to take what the yardsticks say divided by a share that it should
-reach. The shares are below what was measured: on CPUs, and on an H100 whose processor takes 9
+reach. The shares are below what was measured: on CPUs, and on an H100 whose processor takes 10
 microseconds to start an operation.
 """
 
@@ -33,7 +33,7 @@ from captioning.transforms import least_decoded, make_pixels
 
 PLACES = 49             # of a grid of 7 x 7
 # Share of what the yardsticks allow that is expected, (on a CPU, on an accelerator).
-SHARES = {'encoding': (0.35, 0.25), 'files': (0.6, 0.25), 'every': (0.3, 0.15),
+SHARES = {'encoding': (0.35, 0.25), 'files': (0.6, 0.25), 'every': (0.3, 0.12),
           'attention': (0.25, 0.08), 'decoding': (0.25, 0.1)}
 GRAPH_CALLS = 14        # of a step as a CUDA graph
 DRIFT = 1.3             # times: where a yardstick changes so much, other work is running

@@ -18,6 +18,7 @@ import contextlib
 import gc
 import itertools
 import sys
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -152,7 +153,9 @@ class StepGraphs:
         kept = [buffer.clone() for buffer in buffers]
         random_numbers = self.module.get_rng_state()
         before = self.module.get_sync_debug_mode()
-        self.module.set_sync_debug_mode('error')
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', UserWarning)    # it is a prototype, PyTorch says
+            self.module.set_sync_debug_mode('error')
         try:
             with self._on_own_stream():
                 self.phase.step_loss(unpacked(batch, self.phase.train)).loss.backward()
