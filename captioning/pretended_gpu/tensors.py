@@ -12,7 +12,6 @@ import contextlib
 import functools
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
 
 from captioning.pretended_gpu.counting import note
 
@@ -119,7 +118,7 @@ def compute(operation, args, kwargs):
     stays = torch.device(kwargs.get('device') or NAME).type == NAME
     if operation is aten._to_copy.default and not stays:
         return _copy_to_processor(*args, **kwargs)
-    leaves = tree_leaves((args, kwargs))
+    leaves = _leaves((*args, *kwargs.values()))
     on_device = {id(leaf.held): leaf for leaf in leaves if isinstance(leaf, DeviceTensor)}
     if operation in INDEXING:
         _check_indices(operation, *args)
@@ -128,7 +127,8 @@ def compute(operation, args, kwargs):
     if 'device' in kwargs:
         kwargs = {**kwargs, 'device': torch.device('cpu'), 'pin_memory': None}
     with computing(operation, kwargs.get('generator')):
-        result = operation(*tree_map(_held, args), **tree_map(_held, kwargs))
+        held = {name: _mapped(_held, value) for name, value in kwargs.items()}
+        result = operation(*_mapped(_held, args), **held)
     _note(operation, args, kwargs, result)
     if operation._schema.is_mutable:
         _follow_shapes(on_device.values())
@@ -137,7 +137,7 @@ def compute(operation, args, kwargs):
     if operation is aten._pack_padded_sequence.default:
         packed, batch_sizes = result
         return DeviceTensor(packed), batch_sizes
-    return tree_map(lambda value: _on_device(value, on_device), result)
+    return _mapped(lambda value: _on_device(value, on_device), result)
 
 
 def check_devices(operation, leaves):
@@ -211,6 +211,24 @@ def _copy_to_processor(source, non_blocking=False, **kwargs):
 
 
 # ---- The parts of `compute` ----
+
+def _leaves(values):
+    """What is in a tuple or list, and in those that are in it -> list."""
+    leaves = []
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            leaves += _leaves(value)
+        else:
+            leaves.append(value)
+    return leaves
+
+
+def _mapped(function, value):
+    """A value with `function` applied to its leaves; operations take and give no other trees."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(_mapped(function, part) for part in value)
+    return function(value)
+
 
 def _held(value):
     return value.held if isinstance(value, DeviceTensor) else value
