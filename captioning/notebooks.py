@@ -25,7 +25,6 @@ from PIL import Image
 from captioning import files
 from captioning.files import write_aside
 from captioning.prepare import prepare_data
-from captioning.runs import latest_checkpoint
 
 NOTEBOOKS = ('0_Dataset', '1_Preliminaries', '2_Training', '3_Inference')
 ASSIGNMENT = r'(?m)^{} = [^#\n]*'
@@ -53,6 +52,7 @@ def run_notebooks(changes=None):
         _write(notebook, staging / f'{name}.ipynb')    # makes large pictures small, for HTML too
         html, _ = HTMLExporter().from_notebook_node(notebook)
         (staging / f'{name}.html').write_text(html, encoding='utf-8')
+    from captioning.runs import latest_checkpoint  # here: PyTorch takes seconds
     run = latest_checkpoint(data).parent
     shutil.copytree(staging, run / 'notebooks', dirs_exist_ok=True)
     shutil.rmtree(staging)

@@ -44,7 +44,7 @@ def test_rows_are_the_encoders_output_in_order(encoder, paths, tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'places', 'channels'), [
-    ('vgg16', 49, 512), ('inception_v3', 64, 2048), ('convnext_tiny', 49, 768)])
+    ('squeezenet1_1', 169, 512), ('inception_v3', 64, 2048), ('convnext_tiny', 49, 768)])
 def test_grids_of_any_backbone_are_kept(paths, tmp_path, encoded, name, places, channels):
     encoder = EncoderCNN(4, name, None, grid=True)
     for module in encoder.backbone.modules():

@@ -30,8 +30,8 @@ def on_pretended_gpu(*paths):
 
 
 @pytest.mark.parametrize('files', [['test_paths.py'],
-                                   ['test_planted_errors.py', 'test_step_graphs.py'],
-                                   ['test_pretence*.py', 'test_device_traffic.py']], ids=str)
+                                   ['test_planted_errors.py', 'test_step_graphs.py',
+                                    'test_pretence*.py', 'test_device_traffic.py']], ids=str)
 def test_on_the_pretended_gpu(files):
     on_pretended_gpu(*(str(path) for file in files for path in sorted(DEVICES.glob(file))))
 
