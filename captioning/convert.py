@@ -11,7 +11,6 @@ CSV with a header. Flickr8k's splits are read from Flickr_8k.trainImages.txt and
 On the command line: python -m scripts.convert.
 """
 
-import contextlib
 import csv
 import io
 import json
@@ -23,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
+
+from captioning.files import link_or_copy
 
 SPLITS = {'train': 'train', 'restval': 'train', 'val': 'val', 'dev': 'val', 'valid': 'val',
           'validation': 'val', 'test': 'test'}
@@ -291,9 +292,12 @@ def _image_ids(photos):
 
 
 def _place_photos(photos, files, folder, copy):
+    place = shutil.copyfile if copy else link_or_copy
     folder.mkdir(parents=True)
     for photo in tqdm(photos, f'{folder.name.removesuffix("2014")} photos', unit='photo'):
-        _link_or_copy(files[photo.name], folder / photo.name, copy)
+        target = folder / photo.name
+        target.parent.mkdir(parents=True, exist_ok=True)    # for names with a folder
+        place(files[photo.name], target)
 
 
 def _coco_lists(photos, ids):
@@ -303,14 +307,6 @@ def _coco_lists(photos, ids):
     captions = [{'id': number, 'image_id': image_id, 'caption': caption}
                 for number, (image_id, caption) in enumerate(pairs, 1)]
     return images, captions
-
-
-def _link_or_copy(file, target, copy):
-    target.parent.mkdir(parents=True, exist_ok=True)    # for names with a folder
-    for link in () if copy else (os.link, os.symlink):
-        with contextlib.suppress(OSError):
-            return link(file.resolve(), target)
-    shutil.copyfile(file, target)
 
 
 def _write_annotations(path, **lists):

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import threading
 from pathlib import Path
 
@@ -67,6 +68,15 @@ def file_hash(path):
     """SHA-256 of a file, 64 hexadecimal digits."""
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def link_or_copy(file, target):
+    """Make `target` the same file, or a link to it, or where neither is allowed a copy."""
+    file = Path(file).resolve()
+    for link in (os.link, os.symlink):
+        with contextlib.suppress(OSError):
+            return link(file, target)
+    shutil.copyfile(file, target)
 
 
 def text_hash(text, digits=16):

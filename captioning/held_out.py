@@ -4,12 +4,14 @@
     run = open_run(make_settings(name='without-three', cocoapi_loc=str(copy.folder)), copy)
 """
 
+import contextlib
 import os
+import shutil
 
 import numpy as np
 
 from captioning.caption_data import CaptionData
-from captioning.files import write_json
+from captioning.files import link_or_copy, write_json
 from captioning.scoring.hallucination import says
 from vocabulary import tokenize
 
@@ -17,8 +19,9 @@ from vocabulary import tokenize
 def without_words(data, words, folder):
     """Write a copy of a data set without the training captions that have any of the words.
 
-    words: list of Word. Images are links, and features that were computed for `data` serve the
-    copy. Returns the copy, a CaptionData, and how many captions are left.
+    words: list of Word. Images are links where the system allows them, and features that were
+    computed for `data` serve the copy. Returns the copy, a CaptionData, and how many captions are
+    left.
     """
     forms = {form for word in words for form in word.forms}
     annotations = data.annotations('train')
@@ -42,6 +45,15 @@ def f1(said, true):
     return 2 * (said & true).sum(axis=-1) / np.maximum(1, said.sum(axis=-1) + true.sum(axis=-1))
 
 
-def _link(target, link):
+def _link(folder, link):
+    """Make a link to a folder. Where that is not allowed, as to most users of Windows: links to its
+    files, or copies of them."""
+    if link.exists():
+        return
+    with contextlib.suppress(OSError):
+        os.symlink(folder.resolve(), link, target_is_directory=True)
     if not link.exists():
-        os.symlink(target.resolve(), link, target_is_directory=True)
+        aside = link.with_name(f'{link.name}.tmp')
+        shutil.rmtree(aside, ignore_errors=True)    # of a process that was killed
+        shutil.copytree(folder, aside, copy_function=link_or_copy)
+        aside.rename(link)

@@ -1,5 +1,7 @@
 """Things of the scenes that no training caption names, and captions that say what is not there."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -79,12 +81,31 @@ def test_just_the_captions_with_a_word_are_left_out(scenes, isolated_root, tmp_p
 
 def test_features_serve_the_copy(scenes, isolated_root, tmp_path):
     features = scenes.cache_folder / 'features-1'
-    features.mkdir(parents=True)
+    features.mkdir(parents=True, exist_ok=True)
     (features / 'val2014.npy').write_text('features')
     for _ in range(2):    # again, where the links are there
         copy, _ = without_words(scenes, [word_of('cat')], tmp_path / 'copy')
     assert copy.cache_folder != scenes.cache_folder
     assert (copy.cache_folder / 'features-1' / 'val2014.npy').read_text() == 'features'
+
+
+def test_where_no_folder_may_be_linked_its_files_are(scenes, isolated_root, tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise OSError('a required privilege is not held by the client')
+
+    monkeypatch.setattr(os, 'symlink', refused)
+    features = scenes.cache_folder / 'features-1'
+    features.mkdir(parents=True, exist_ok=True)
+    (features / 'val2014.npy').write_text('features')
+    killed = tmp_path / 'copy/cocoapi/images/train2014.tmp'    # a process that linked photos
+    killed.mkdir(parents=True)
+    (killed / 'COCO_train2014_000000000001.jpg').write_bytes(b'')
+    copy, _ = without_words(scenes, [word_of('cat')], tmp_path / 'copy')
+    assert (copy.cache_folder / 'features-1' / 'val2014.npy').read_text() == 'features'
+    for split in ('train', 'val'):
+        for photo, linked in zip(scenes.image_paths(split), copy.image_paths(split), strict=True):
+            assert linked.samefile(photo)
+    assert not killed.exists()
 
 
 def test_a_thing_is_named_that_no_caption_had(scenes, isolated_root, small_weights, monkeypatch):
