@@ -45,7 +45,7 @@ def find_data(cocoapi_loc=None):
     folder, reason = find_folder(cocoapi_loc)
     if os.path.abspath(folder) not in _announced:
         _announced.add(os.path.abspath(folder))
-        print(f'data: {os.path.relpath(folder)} ({reason})')
+        print(f'data: {files.repository_path(folder)} ({reason})')
     return CaptionData(folder)
 
 

@@ -279,8 +279,8 @@ def _build(state, path, classes):
         if str(path) in str(error):
             raise
         raise ValueError(
-            f'{path} does not fit {os.path.relpath(classes.__file__)}: {error}. The model.py of '
-            'the run lies beside it: give it as model_file.') from None
+            f'{path} does not fit {files.repository_path(classes.__file__)}: {error}. The model.py '
+            'of the run lies beside it: give it as model_file.') from None
 
 
 def _check_decoder(part, path, classes):

@@ -10,14 +10,13 @@ their weights, not stored again.
 
 import hashlib
 import io
-import os
 import zipfile
 import zlib
 from pathlib import Path
 
 import torch
 
-from captioning.files import write_aside
+from captioning.files import repository_path, write_aside
 
 KEYS = {'encoder', 'decoder', 'vocab', 'transform'}
 LARGEST_SIZE = 2 ** 17      # of a layer; a file that claims more would take all memory
@@ -175,7 +174,7 @@ def check_weights(module, state, path, model_file):
     if differs:
         more = f' and {len(differs) - 8} more' if len(differs) > 8 else ''
         raise ValueError(
-            f'{path} does not fit {type(module).__name__} in {os.path.relpath(model_file)} '
+            f'{path} does not fit {type(module).__name__} in {repository_path(model_file)} '
             f'({"; ".join(differs[:8])}{more}). The model.py of the run lies beside it: give it as '
             'model_file.')
 

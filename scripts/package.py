@@ -7,6 +7,7 @@ import argparse
 import os
 from pathlib import Path
 
+from captioning.files import repository_path
 from captioning.package import package
 from captioning.runs import latest_checkpoint
 from scripts import run_main
@@ -23,7 +24,7 @@ def main():
     output = args.output or f'{checkpoint.parent.name}.zip'
     names = package(checkpoint, output)
     if not any(name.startswith('notebooks/') for name in names):
-        print(f'without notebooks: {os.path.relpath(checkpoint.parent)}/notebooks has none; '
+        print(f'without notebooks: {repository_path(checkpoint.parent)}/notebooks has none; '
               '`make run` executes them')
     print(f'{output}: {len(names) + 1} files, {os.path.getsize(output) / 1e6:.1f} MB')
 

@@ -44,7 +44,7 @@ def layout(output):
             captions[split][names[entry['image_id']]].append(entry['caption'])
         folder = output / f'cocoapi/images/{split}2014'
         files = [path for path in folder.rglob('*') if path.is_file()]
-        assert {str(path.relative_to(folder)) for path in files} == set(names.values())
+        assert {path.relative_to(folder).as_posix() for path in files} == set(names.values())
     info = json.loads((output / 'cocoapi/annotations/image_info_test2014.json').read_text())
     assert [image['file_name'] for image in info['images']] == list(captions['test'])
     assert 'annotations' not in info

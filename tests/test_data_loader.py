@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -159,6 +160,16 @@ def test_what_was_chosen_and_why_is_printed_once(dataset, monkeypatch, capsys):
     assert caption_data.find_data('given').folder.name == 'given'
     assert caption_data.find_data('given').folder.name == 'given'
     assert capsys.readouterr().out == 'data: given (given)\n'
+
+
+def test_data_may_lie_on_another_drive(dataset, monkeypatch, capsys):
+    def refused(path, start=os.curdir):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")    # as Windows says it
+
+    monkeypatch.setattr(os.path, 'relpath', refused)
+    monkeypatch.setattr(caption_data, '_announced', set())
+    assert caption_data.find_data(dataset).folder == dataset
+    assert capsys.readouterr().out == f'data: {dataset} (given)\n'
 
 
 def test_folders_of_caches_are_called_as_they_always_were(dataset, isolated_root):

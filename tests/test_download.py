@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -212,7 +213,8 @@ def test_a_server_that_asks_for_an_hour_is_left_alone(server, fetch):
 @pytest.mark.parametrize('code', [403, 404])
 def test_a_refusal_says_what_to_do_by_hand(server, fetch, tmp_path, code):
     server.script = [{'answer': code}]
-    message = rf'{server.url}/zips/val2014.zip.*{code}.*copy it to {tmp_path}/val2014.zip'
+    target = re.escape(str(tmp_path / 'val2014.zip'))
+    message = rf'{server.url}/zips/val2014.zip.*{code}.*copy it to {target}'
     with pytest.raises(OSError, match=message):
         fetch()
     assert len(server.requests) == 1

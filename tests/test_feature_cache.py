@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import draw_square
 
 from captioning import encoding, feature_cache
@@ -341,6 +342,7 @@ def test_another_process_on_the_same_images_does_no_harm(
         return load_image(path, least)
 
     with monkeypatch.context() as patch:
+        patch.setattr(torch, 'get_num_threads', lambda: 1)    # one photo after the other
         patch.setattr(encoding, 'load_image', other_process_meanwhile)
         assert np.array_equal(features_of(encoder, paths, tmp_path)[0], expected)
     assert len(opened) == 9

@@ -19,7 +19,7 @@ def python_files():
 
 
 def code_cells(notebook):
-    cells = json.loads(notebook.read_text())['cells']
+    cells = json.loads(notebook.read_text('utf-8'))['cells']
     return [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code']
 
 
@@ -29,7 +29,7 @@ def too_long(text):
 
 def test_no_line_of_code_is_over_100_columns():
     files = python_files()
-    lines = {path.relative_to(ROOT): too_long(path.read_text()) for path in files}
+    lines = {path.relative_to(ROOT): too_long(path.read_text('utf-8')) for path in files}
     assert len(files) > 80 and too_long('x' * 101) and not too_long('x' * 100)
     assert not {path: long for path, long in lines.items() if long}
 

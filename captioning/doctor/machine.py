@@ -132,7 +132,7 @@ def _file_system(folder):
         mounts = [line.split()[1:3] for line in lines]
         above = [(len(point), kind) for point, kind in mounts
                  if Path(folder).is_relative_to(point)]
-        return max(above)[1]
+        return max(above, default=(0, 'of unknown kind'))[1]
     return 'of unknown kind'
 
 
