@@ -7,6 +7,7 @@
 
 import argparse
 import re
+import sys
 
 from captioning import files
 from captioning.files import read_json
@@ -30,7 +31,8 @@ def tell(run):
     folder = files.repository_path(run)
     for title, names in RESULTS.items():
         print(f'{title:18} ' + ', '.join(str(folder / name) for name in names))
-    print('caption a photo:   .venv/bin/python -m scripts.sample --image photo.jpg')
+    python = files.repository_path(sys.executable)
+    print(f'caption a photo:   {python} -m scripts.sample --image photo.jpg')
 
 
 def main():

@@ -79,6 +79,7 @@ def log_and_state(root):
     return log, read_checkpoint(folder / 'last.pt')
 
 
+@pytest.mark.skipif(os.name == 'nt', reason='torchrun does not start with PyTorch for Windows')
 @pytest.mark.parametrize('flags', [TUNE, REWARD], ids=['tune', 'reward'])
 def test_two_processes_learn_what_one_does(tiny, tmp_path, monkeypatch, flags):
     model_file = edited_model(tmp_path / 'scaled.py', SCALED)

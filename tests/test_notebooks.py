@@ -128,8 +128,8 @@ def test_the_run_holds_what_it_should_and_the_end_tells_where(executed):
         for name in RUN_FILES:
             assert (folder / name).is_file(), folder / name
     assert (run / 'attention.png').is_file()
-    for word in ('CIDEr', 'BLEU-4', 'small-attention/notebooks', 'small-attention/curves.png',
-                 'scripts.sample'):
+    paths = [str(Path('small-attention') / name) for name in ('notebooks', 'curves.png')]
+    for word in ('CIDEr', 'BLEU-4', *paths, f'{sys.executable} -m scripts.sample'):
         assert word in executed.printed[-1500:]
     captions = json.loads((run / 'captions_test.json').read_text())
     assert len(captions) == 13
