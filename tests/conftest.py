@@ -107,6 +107,14 @@ scripts.run_main(scripts.train.main)
 """
 
 
+def default_encodings(errors, root):
+    """What `python -X warn_default_encoding` printed of text that the repository in `root` reads or
+    writes in the code page of the system."""
+    warned = [line for line in errors.splitlines() if 'EncodingWarning' in line]
+    rooms = tuple(str(root / room) for room in ('captioning', 'scripts', 'model.py'))
+    return [line for line in warned if line.startswith(rooms)]
+
+
 @pytest.fixture
 def isolated_root(tmp_path, monkeypatch):
     """Runs and caches go to a temporary folder instead of the repository's -> that folder."""

@@ -7,7 +7,7 @@ import sys
 
 import nbformat
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, default_encodings
 
 NOT_COPIED = ('.git', '.venv', 'data', 'runs', 'models', '__pycache__', '.*_cache', 'tests')
 TINY = ['--name', 'squares', '--backbone', 'resnet18', '--vocab-threshold', '1',
@@ -41,9 +41,11 @@ def copy(tmp_path):
 
 def test_the_lstm_becomes_a_gru_and_everything_goes_on_working(copy, dataset, small_weights):
     def command(*arguments):
-        line = [sys.executable, '-m', *arguments, '--cocoapi-loc', str(dataset)]
+        line = [sys.executable, '-X', 'warn_default_encoding', '-m', *arguments, '--cocoapi-loc',
+                str(dataset)]
         done = subprocess.run(line, cwd=copy, text=True, capture_output=True)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert not default_encodings(done.stderr, copy)
         return done.stdout
 
     def train(*more):

@@ -52,12 +52,12 @@ def images_per_second(dtype, layout, device, batch_size=BATCH_SIZE):
     return batch_size / seconds(forward, repeats=3)
 
 
-def frozen_images_per_second(dtype, device, batch_size=BATCH_SIZE, repeats=3):
-    """Speed of the default backbone as the features of many images are computed with it, from
+def frozen_images_per_second(dtype, device, batch_size=BATCH_SIZE, repeats=3, images=MANY):
+    """Speed of the default backbone as the features of so many images are computed with it, from
     pixels on the device.
     """
     encoder = EncoderCNN(4).to(device)
-    frozen = FrozenBackbone(encoder.backbone, dtype, images=MANY)
+    frozen = FrozenBackbone(encoder.backbone, dtype, images)
     pixels = torch.randint(256, (batch_size, 3, 224, 224), dtype=torch.uint8, device=device)
     mean, std = (torch.tensor(encoder.transform[key], device=device) for key in ('mean', 'std'))
 

@@ -110,7 +110,7 @@ class Speed:
         size = self.size
         work = encoding_work(size.encoded, self.fast)
         self.encoding_rate = frozen_images_per_second(
-            self.fast, self.device, size.encoded, size.repeats)
+            self.fast, self.device, size.encoded, size.repeats, size.encoded_in_all)
         expected = None
         if batch_seconds := self.expected_seconds(work, self.fast, 'encoding'):
             expected = size.encoded / batch_seconds
