@@ -20,7 +20,7 @@ serve: .venv/installed-page
 	$(PY) -m scripts.serve
 
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 test-slow: .venv/installed-tests .venv/installed-page
 	$(PY) -m pip install --disable-pip-version-check --quiet -r tests/slow/requirements.txt
