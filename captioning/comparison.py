@@ -74,8 +74,11 @@ def _difference(first, run):
     after = {**DEFAULTS, **run['identity']}
     texts = []
     for key in {**before, **after}:
-        unknown = key == IMAGES and not (key in before and key in after)    # of a run of before
-        if before.get(key) != after.get(key) and not key.endswith('.py') and not unknown:
+        if key.endswith('.py'):
+            continue
+        if key == IMAGES and not (key in before and key in after):    # one is a run of before
+            continue
+        if before.get(key) != after.get(key):
             texts.append(f'{key}={after.get(key)}')
     for file in _sources_of_both(first, run):
         signs = [line[0] for line in _file_diff(first, run, file)[2:]]    # after the file's names
