@@ -203,24 +203,29 @@ def test_sample_says_what_it_cannot_do(small, tmp_path, call, monkeypatch, argum
 
 # ---- As on Windows ----
 
-def test_sample_needs_no_code_page_and_imports_little(small, album, monkeypatch):
+def test_sample_needs_no_code_page_and_imports_little(small, album, tmp_path, monkeypatch):
     """A name that the code page lacks is printed all the same, and no text is read by it."""
     code = """
 import sys
-sys.argv = ['sample', '--checkpoint', sys.argv[1], '--image', sys.argv[2]]
+checkpoint, album, output = sys.argv[1:]
 import scripts.sample
-try:
-    scripts.run_main(scripts.sample.main)
-finally:
-    heavy = ('matplotlib', 'pycocotools', 'pandas', 'IPython')
-    print([name for name in heavy if name in sys.modules])
+for more in ([], ['--output', output]):
+    sys.argv = ['sample', '--checkpoint', checkpoint, '--image', album, *more]
+    try:
+        scripts.run_main(scripts.sample.main)
+    except SystemExit as end:
+        assert '1 of 4 photos' in str(end), end
+heavy = ('matplotlib', 'pycocotools', 'pandas', 'IPython')
+print([name for name in heavy if name in sys.modules])
 """
     (album / 'one_001.jpg').rename(album / '\N{CAT FACE}.jpg')
     monkeypatch.setenv('PYTHONIOENCODING', 'cp1252')    # of what is written to a file or pipe there
-    ran = run_module('-X', 'warn_default_encoding', '-c', code, small, album)
+    output = tmp_path / 'captions.json'
+    ran = run_module('-X', 'warn_default_encoding', '-c', code, small, album, output)
     assert ran.stdout.count('.jpg: ') == 2 and '\\U0001f431.jpg: ' in ran.stdout, ran.stderr
     assert ran.stdout.splitlines()[-1] == '[]', ran.stdout + ran.stderr
     assert not default_encodings(ran.stderr, ROOT)
+    assert len(json.loads(output.read_text('utf-8'))) == 3
 
 
 # ---- evaluate ----
