@@ -16,15 +16,12 @@ Axes: N images, C channels, D directions that are kept of them, M centres of the
 R directions that are kept of these.
 """
 
-import collections
-import math
-
 import numpy as np
 import torch
 
-from captioning.cider import LONGEST_NGRAM, SCALE
 from captioning.features import split_features
 from captioning.files import write_aside
+from captioning.ngrams import LEAST_IMAGES, NGrams
 from captioning.recognition.linear import read_weights, roots
 from captioning.recognition.untuned import pooling_encoder
 from vocabulary import tokenize
@@ -35,8 +32,6 @@ NGRAM_DIRECTIONS = 512      # that are kept, R
 DECAY = 0.3             # of the ridge regression
 NARROWNESS = 2.5        # squared width of the kernel: the median squared distance divided by it
 WEIGHT = 4.0            # of the expected CIDEr beside the log-probability
-LEAST_IMAGES = 8        # of which the captions have an n-gram that is foretold,
-LEAST_SHARE = 1 / 750   # and this share of them
 LEAST_KNOWN = 0.85      # share of the words of captions that the captioner must know
 CHUNK = 2000            # images at a time
 
@@ -62,11 +57,8 @@ class Consensus:
         """
         expected = []
         for start in range(0, len(features), CHUNK):
-            foretold = self.foretold(features[start:start + CHUNK].cpu()).numpy()
-            for shares, captions in zip(foretold, candidates[start:start + CHUNK], strict=True):
-                vectors = [self.ngrams.vector(words) for words in captions]
-                expected.append(np.array([SCALE * float(values @ shares[columns])
-                                          for columns, values in vectors]))
+            foretold = self.foretold(features[start:start + CHUNK].cpu())
+            expected += self.ngrams.expected_cider(foretold, candidates[start:start + CHUNK])
         return expected
 
     def support(self, features, texts):
@@ -103,66 +95,6 @@ class Consensus:
             return cls(ngrams, state, content['encoder_hash'])
 
         return read_weights(path, of_content, 'consensus')
-
-
-# ---- Captions as CIDEr sees them ----
-
-class NGrams:
-    """The n-grams that are foretold, and captions as vectors of them.
-
-    images: how many the captions belong to. images_with: {n-gram: how many of them have it}.
-    """
-
-    def __init__(self, images, images_with):
-        self.images, self.images_with = images, images_with
-        self.column = {gram: column for column, gram in enumerate(images_with)}
-
-    @classmethod
-    def of_captions(cls, captions):
-        """Those that enough images have. captions: of each image a list, each of words."""
-        counts = collections.Counter()
-        for of_image in captions:
-            counts.update({gram for words in of_image for gram in _ngrams_up_to_longest(words)})
-        least = max(LEAST_IMAGES, LEAST_SHARE * len(captions))
-        common = sorted(gram for gram, count in counts.items() if count >= least)
-        return cls(len(captions), {gram: counts[gram] for gram in common})
-
-    def vector(self, words):
-        """A caption -> (columns, values) of its n-grams that are foretold.
-
-        Values are divided by LONGEST_NGRAM, so that a product of two is the mean of four cosines.
-        """
-        columns, values = [], []
-        for n in range(1, LONGEST_NGRAM + 1):
-            counts = collections.Counter(_ngrams(words, n))
-            weights = {gram: count * self._rarity(gram) for gram, count in counts.items()}
-            norm = math.sqrt(sum(weight ** 2 for weight in weights.values())) * LONGEST_NGRAM
-            for gram, weight in weights.items():
-                if gram in self.column and weight:
-                    columns.append(self.column[gram])
-                    values.append(weight / norm)
-        return np.array(columns, dtype=int), np.array(values, dtype=np.float32)
-
-    def mean_vectors(self, captions):
-        """The mean vector of the captions of each image, times LONGEST_NGRAM, (N, G)."""
-        vectors = torch.zeros(len(captions), len(self.column))
-        for row, of_image in zip(vectors.numpy(), captions, strict=True):
-            for words in of_image:
-                columns, values = self.vector(words)
-                row[columns] += values * LONGEST_NGRAM / len(of_image)
-        return vectors
-
-    def _rarity(self, gram):
-        """Inverse document frequency; of n-grams that are not foretold, a guess."""
-        return math.log(self.images / self.images_with.get(gram, LEAST_IMAGES / 2))
-
-
-def _ngrams(words, n):
-    return [tuple(words[start:start + n]) for start in range(len(words) - n + 1)]
-
-
-def _ngrams_up_to_longest(words):
-    return [gram for n in range(1, LONGEST_NGRAM + 1) for gram in _ngrams(words, n)]
 
 
 # ---- Kernel ridge regression ----

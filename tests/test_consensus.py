@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from training_helpers import open_run, train
 
-from captioning import consensus, files
+from captioning import consensus, files, ngrams
 from captioning.caption_data import CaptionData
 from captioning.captioner import SHIPPED, Captioner, ask_consensus, export, load_captioner
 from captioning.consensus import Consensus, consensus_for, fit_consensus
@@ -31,7 +31,7 @@ PHOTOS = files.ROOT / 'images' / 'photos'
 @pytest.fixture
 def scenes(monkeypatch):
     """36 images whose features tell what is in them -> (features, two captions of each)."""
-    monkeypatch.setattr(consensus, 'LEAST_IMAGES', 1)
+    monkeypatch.setattr(ngrams, 'LEAST_IMAGES', 1)
     features, captions = [], []
     for animal, act, place in ((a, b, c) for a in ANIMALS for b in ACTS for c in PLACES):
         features.append([float(word in (animal, act, place)) for word in ANIMALS + ACTS + PLACES])
@@ -148,7 +148,7 @@ def test_images_that_are_nearly_alike_do_not_spoil_it(scenes):
 def run(settings, monkeypatch):
     """A tiny run, the best checkpoint of it, and its data: a photo is damaged, a caption strange.
     """
-    monkeypatch.setattr(consensus, 'LEAST_IMAGES', 2)
+    monkeypatch.setattr(ngrams, 'LEAST_IMAGES', 2)
     run = train(open_run(settings(epochs=1)))
     file = run.data.annotation_file('train')
     content = json.loads(file.read_text('utf-8'))
