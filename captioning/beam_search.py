@@ -32,9 +32,10 @@ def beam_search(decoder, features, beam_size=3, max_len=20, forbidden=(), no_rep
 
 @torch.no_grad()
 def beams(decoder, features, beam_size=3, max_len=20, forbidden=(), no_repeat=0, length_power=0.7,
-          not_after=None):
+          not_after=None, ruled_out=None):
     """As beam_search, with all captions that are left in the beam.
 
+    ruled_out: (B, V) bool, words that are not said of an image, or None.
     Returns for each image a list of 1 to `beam_size` different Captions: first what beam_search
     returns, then other ended ones, then those without an end, each group from the best down.
     """
@@ -44,7 +45,8 @@ def beams(decoder, features, beam_size=3, max_len=20, forbidden=(), no_repeat=0,
     state = start_state = tuple(part.repeat_interleave(beam_size, dim=0) for part in state)
     beam = start_beam(images, beam_size, decoder.start_id, device)
     best = BestEnded(images, max_len, end_id, device)
-    rules, patience = Rules(forbidden, no_repeat, not_after), words_between_checks(device)
+    rules = Rules(forbidden, no_repeat, not_after, ruled_out)
+    patience = words_between_checks(device)
     while beam.captions.shape[1] < max_len:
         logits, state = decoder.step(beam.captions[:, -1], state)
         log_probs, allowed = rules.next_words(logits, beam.captions)

@@ -177,7 +177,15 @@ class Captioner:
         """
         if self.consensus is None:
             return [np.zeros(len(captions)) for captions in texts]
-        return self.consensus.support(pooled_rows(seen.features, rows), texts)
+        return self.consensus.support(pooled_rows(seen.features, rows), texts,
+                                      self._recognized(seen.probabilities, rows))
+
+    def _recognized(self, probabilities, rows):
+        """Words and their probabilities (N, W) of images, or None where nothing is recognized."""
+        if not self.naming or probabilities is None:
+            return None
+        words = [word.word for word in self.naming.recognizer.words]
+        return words, probabilities if rows is None else probabilities[rows]
 
     def _best_first(self, descriptions, support):
         """Descriptions of an image, sorted: the ended ones first, these by their scores."""

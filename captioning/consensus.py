@@ -19,6 +19,7 @@ R directions that are kept of these.
 import numpy as np
 import torch
 
+from captioning.associations import Associations
 from captioning.features import split_features
 from captioning.files import write_aside
 from captioning.ngrams import LEAST_IMAGES, NGrams
@@ -43,11 +44,12 @@ class Consensus:
     (C, D) of the roots of features, 'centres' (M, D) and 'width' of the kernel, 'weight' (M, R),
     'basis' (R, G), and 'usual' (G,), the mean of what is foretold. encoder_hash: that of the
     captioner whose features it reads. `.weight`: of the expected CIDEr in `support`.
+    `.associations`: Associations of the words that are recognized, or None.
     """
 
     def __init__(self, ngrams, state, encoder_hash=None):
         self.ngrams, self.state, self.encoder_hash = ngrams, state, encoder_hash
-        self.weight = WEIGHT
+        self.weight, self.associations = WEIGHT, None
 
     @torch.no_grad()
     def expected_cider(self, features, candidates):
@@ -61,14 +63,18 @@ class Consensus:
             expected += self.ngrams.expected_cider(foretold, candidates[start:start + CHUNK])
         return expected
 
-    def support(self, features, texts):
+    def support(self, features, texts, recognized=None):
         """What speaks for captions beside their log-probability -> for each image an array.
 
-        features: (N, C), pooled. texts: for each image a list of captions. It is `.weight` times
-        the expected CIDEr.
+        features: (N, C), pooled. texts: for each image a list of captions. recognized: words and
+        their probabilities (N, W), or None. It is `.weight` times the expected CIDEr.
         """
         candidates = [[tokenize(text) for text in of_image] for of_image in texts]
-        return [self.weight * values for values in self.expected_cider(features, candidates)]
+        expected = self.expected_cider(features, candidates)
+        if self.associations and recognized:
+            added = self.associations.expected_cider(*recognized, candidates)
+            expected = [one + more for one, more in zip(expected, added, strict=True)]
+        return [self.weight * values for values in expected]
 
     def foretold(self, features):
         """Pooled features (N, C) -> the mean vector of what people would write of each, (N, G)."""
@@ -79,9 +85,9 @@ class Consensus:
     def save(self, path):
         """Write it to a file, in float16."""
         content = {'state': {name: value.half() for name, value in self.state.items()},
-                   'images': self.ngrams.images, 'encoder_hash': self.encoder_hash,
-                   'images_with': {' '.join(gram): count
-                                   for gram, count in self.ngrams.images_with.items()}}
+                   **self.ngrams.content(), 'encoder_hash': self.encoder_hash}
+        if self.associations:
+            content['associations'] = self.associations.content()
         with write_aside(path) as aside:
             torch.save(content, aside)
 
@@ -89,10 +95,11 @@ class Consensus:
     def load(cls, path):
         """FileNotFoundError and ValueError say what is wrong with a file."""
         def of_content(content):
-            ngrams = NGrams(content['images'], {tuple(text.split(' ')): count for text, count
-                                                in content['images_with'].items()})
             state = {name: value.float() for name, value in content['state'].items()}
-            return cls(ngrams, state, content['encoder_hash'])
+            consensus = cls(NGrams.of_content(content), state, content['encoder_hash'])
+            if 'associations' in content:
+                consensus.associations = Associations.of_content(content['associations'])
+            return consensus
 
         return read_weights(path, of_content, 'consensus')
 

@@ -80,14 +80,16 @@ class Candidate(NamedTuple):
 
 @torch.no_grad()
 def beams_by_said(decoder, features, words, beam_size=3, max_len=20, forbidden=(), no_repeat=0,
-                  length_power=0.7, only_required=(), not_after=None, bias=None):
+                  length_power=0.7, only_required=(), not_after=None, ruled_out=None):
     """The best captions for each choice of an image's words that say just these -> list of
     Candidates for each image.
 
     words: as `required` of constrained_beams, but none of them must be said. Of each subset of the
     words there are up to `beam_size` different Candidates and one that ended earlier, the best
-    first where they have ended; of a subset that cannot be said there are none. bias: (B, V), is
-    added to the logits of each image. Other arguments and errors are those of constrained_beams.
+    first where they have ended; of a subset that cannot be said there are none. ruled_out:
+    (B, V) bool, words that are not said of an image, or None. The others do not become likelier by
+    it, or sentences would be preferred that lead up to such a word and then say another: "a brown
+    and white" dog, where there is none. Other arguments and errors are those of constrained_beams.
     """
     words = _usable(words, forbidden, decoder, len(features))
     rules = {'forbidden': forbidden, 'no_repeat': no_repeat, 'not_after': not_after}
@@ -96,12 +98,13 @@ def beams_by_said(decoder, features, words, beam_size=3, max_len=20, forbidden=(
     for images in _groups(words, features.device):
         chosen = _rows(features, images)
         sets = [list(words[image]) for image in images]
-        biased = decoder if bias is None else BiasedDecoder(decoder, _rows(bias, images))
+        if ruled_out is not None:
+            rules['ruled_out'] = _rows(ruled_out, images)
         if sets[0]:
             of_forms = RulesWithForms(only_required, **rules)
-            group = _search(biased, chosen, sets, of_forms, **options)
+            group = _search(decoder, chosen, sets, of_forms, **options)
         else:
-            known = DecoderWithout(only_required, biased) if only_required else biased
+            known = DecoderWithout(only_required, decoder) if only_required else decoder
             group = [_saying_nothing(captions, length_power)
                      for captions in beams(known, chosen, **rules, **options)]
         for image, of_states in zip(images, group, strict=True):
@@ -184,23 +187,6 @@ class DecoderWithout:
     def step(self, words, state):
         logits, state = self.decoder.step(words, state)
         return self.rules.without_forbidden(logits.float()), state
-
-
-class BiasedDecoder:
-    """A decoder for which words of an image are more or less likely. bias: (B, V), for logits."""
-
-    def __init__(self, decoder, bias):
-        self.decoder, self.bias = decoder, bias
-        self.start_id, self.end_id = decoder.start_id, decoder.end_id
-
-    def init_state(self, features):
-        images = torch.arange(len(features), device=features.device)
-        return *self.decoder.init_state(features), images
-
-    def step(self, words, state):
-        *state, images = state
-        logits, state = self.decoder.step(words, tuple(state))
-        return logits.float() + self.bias[images], (*state, images)
 
 
 # ---- The required words as tensors ----
@@ -298,8 +284,8 @@ def _all_have_ended(beam):
 class RulesWithForms:
     """The words that may come next: the likeliest that are no form, and all forms."""
 
-    def __init__(self, only_required, forbidden, no_repeat, not_after):
-        self.rules = Rules(forbidden, no_repeat, not_after)
+    def __init__(self, only_required, forbidden, no_repeat, not_after, ruled_out=None):
+        self.rules = Rules(forbidden, no_repeat, not_after, ruled_out)
         self.competing = Rules(only_required)
         self._beside = None
 
@@ -312,7 +298,8 @@ class RulesWithForms:
         _, allowed = self.rules.next_words(competing, captions)             # (rows, V)
         of_forms = allowed.gather(1, forms)                                 # (rows, F)
         if self.competing.forbidden:
-            beside = logits.gather(1, forms) - competing.logsumexp(dim=1, keepdim=True)
+            beside = self.rules.without_ruled_out(logits).gather(1, forms)
+            beside = beside - competing.logsumexp(dim=1, keepdim=True)
             if self.rules.not_after:
                 beside = beside + self.rules.bias_after(captions, logits).gather(1, forms)
             of_forms = torch.where(self._are_beside(forms), beside, of_forms)

@@ -19,7 +19,7 @@ class Caption(NamedTuple):
     ids: [start, words..., end], a list of ints, without the end where max_len cut it short.
     log_probs: of each id but the first, given the image and the ids before it. They are the
     decoder's own, in nats, whatever rules and temperature chose the words; where it is made to
-    name things, those of the decoder that has the new words and lacks what is ruled out.
+    name things, those of the decoder that has the new words.
     """
 
     ids: list
@@ -29,12 +29,14 @@ class Caption(NamedTuple):
 class Rules:
     """Which words may come next.
 
-    forbidden, no_repeat, not_after: see captioning.decoding.
+    forbidden, no_repeat, not_after: see captioning.decoding. ruled_out: (images, V) bool, words
+    that are not said of an image, or None; the rows of a batch are its images' in order, as many of
+    each.
     """
 
-    def __init__(self, forbidden=(), no_repeat=0, not_after=None):
+    def __init__(self, forbidden=(), no_repeat=0, not_after=None, ruled_out=None):
         self.forbidden, self.no_repeat = list(forbidden), no_repeat
-        self.not_after = not_after or {}
+        self.not_after, self.ruled_out = not_after or {}, ruled_out
         self._bias = self._rows = self._bias_after = None
 
     def next_words(self, logits, captions):
@@ -44,7 +46,7 @@ class Rules:
         and the same with -inf where a rule forbids the word.
         """
         log_probs = logits.float().log_softmax(dim=1)
-        allowed = self.without_forbidden(log_probs)
+        allowed = self.without_ruled_out(self.without_forbidden(log_probs))
         if self.not_after:
             allowed = allowed + self.bias_after(captions, allowed)
         if self.no_repeat and captions.shape[1] >= self.no_repeat:
@@ -60,6 +62,13 @@ class Rules:
             bias[self.forbidden] = -torch.inf
             self._bias = moved(bias, scores.device)
         return scores + self._bias
+
+    def without_ruled_out(self, scores):
+        """Scores (B, V) with -inf for the words that are ruled out."""
+        if self.ruled_out is None:
+            return scores
+        each = len(scores) // len(self.ruled_out)
+        return scores.masked_fill(self.ruled_out.repeat_interleave(each, dim=0), -torch.inf)
 
     def bias_after(self, captions, scores):
         """0 for the words that may follow captions (B, T), -inf for the others -> as scores (B, V).

@@ -29,7 +29,6 @@ from captioning.extended_vocabulary import extended, row_norms
 from captioning.grammar import grammar_of
 from captioning.recognition.like_words import KnownNouns
 
-NEVER = -100.0           # is added to the logits of words that are ruled out
 PEOPLE = 'people'        # words of this kind are never asked for: a caption has them by itself
 
 
@@ -94,7 +93,7 @@ class Naming:
         self.not_after = grammar_of(self.vocab, recognizer.words, self._new_ids)
         self._forms = {word.word: self._ids(word) for word in recognizer.words}
         self._asked_for = torch.tensor([word.kind != PEOPLE for word in recognizer.words])
-        self._judged, self._least, self._bias = self._ruling_out()
+        self._judged, self._least, self._judged_forms = self._ruling_out()
 
     def _with_new_words(self):
         """The captioner's decoder and vocabulary with the recognizer's words -> Extended."""
@@ -108,16 +107,15 @@ class Naming:
 
     def _ruling_out(self):
         """For each word that may be ruled out its column, the least probability at which it is not
-        (A,), and what is added to the logits if it is (A, V).
+        (A,), and its forms, (A, V): 1, others 0.
         """
         words, ruled_out = self.recognizer.words, self.trust.ruled_out
         columns = [column for column, word in enumerate(words) if word.kind in ruled_out]
         least = [ruled_out[words[column].kind] for column in columns]
-        bias = torch.zeros(len(columns), len(self.vocab))
+        forms = torch.zeros(len(columns), len(self.vocab))
         for row, column in enumerate(columns):
-            forms = self._forms[words[column].word]
-            bias[row, list(forms)] = NEVER
-        return columns, torch.tensor(least), bias
+            forms[row, list(self._forms[words[column].word])] = 1
+        return columns, torch.tensor(least), forms
 
     def _ids(self, word):
         """The forms of a word that can be written: all that were learned, and of new ones two."""
@@ -178,13 +176,14 @@ class Naming:
         """A method of decoding that gives `candidates`; the decoder is the extended one."""
         recognized = self.recognized(probabilities)
         words = [[self._forms[name.word] for name in names] for names in recognized]
-        bias = self._against(moved(probabilities, embedded.device))
-        lists = beams_by_said(self.decoder, embedded, words, forbidden=forbidden, bias=bias,
-                              only_required=self._new_ids, not_after=self.not_after, **options)
+        ruled_out = self._ruled_out(moved(probabilities, embedded.device))
+        lists = beams_by_said(self.decoder, embedded, words, forbidden=forbidden,
+                              ruled_out=ruled_out, only_required=self._new_ids,
+                              not_after=self.not_after, **options)
         return list(zip(lists, recognized, strict=True))
 
-    def _against(self, probabilities):
-        """What is added to the logits of each image, (N, V): NEVER for what is ruled out."""
+    def _ruled_out(self, probabilities):
+        """Probabilities (N, W) -> the words that are not said of each image, (N, V) bool."""
         device = probabilities.device
-        ruled_out = probabilities[:, self._judged] < moved(self._least, device)
-        return ruled_out.float() @ moved(self._bias, device)
+        is_not_there = probabilities[:, self._judged] < moved(self._least, device)      # (N, A)
+        return is_not_there.float() @ moved(self._judged_forms, device) > 0

@@ -39,6 +39,17 @@ class NGrams:
         common = sorted(gram for gram, count in counts.items() if count >= least)
         return cls(len(captions), {gram: counts[gram] for gram in common})
 
+    @classmethod
+    def of_content(cls, content):
+        """As `content` gave it."""
+        return cls(content['images'], {tuple(text.split(' ')): count for text, count
+                                       in content['images_with'].items()})
+
+    def content(self):
+        """What a file keeps of it."""
+        return {'images': self.images, 'images_with': {' '.join(gram): count for gram, count
+                                                       in self.images_with.items()}}
+
     def vector(self, words):
         """A caption -> (columns, values) of its n-grams that are common.
 

@@ -3,7 +3,8 @@
     python -m experiments.consensus path/to/flickr8k path/to/coco80
 
 Validation photos are captioned without and with the consensus beside the checkpoint (which
-`python -m scripts.consensus` makes), without and with names. The folders are data sets, each the
+`python -m scripts.consensus` makes), without and with names. Differences are those to the row
+above. The folders are data sets, each the
 folder that holds cocoapi/. CHAIR: of the things said, those that no reference has.
 """
 
@@ -47,20 +48,27 @@ class Photos:
 
 
 def table(captioner, photos, beam_sizes):
-    """Rows: for each beam, without and with names, the captions without and with the consensus."""
+    """Rows: for each beam, without and with names, the captions without and with the consensus, and
+    with what further captions say of the things that are recognized, where it knows that.
+    """
     consensus = captioner.consensus
+    associations = consensus.associations
     rows = [('Beam', 'Names', 'Consensus', *SCORES, 'Difference in CIDEr, paired', 'CHAIR')]
     for size, names in itertools.product(beam_sizes, (False, True)):
         captioner.consensus = None
         before = photos.described(captioner, size, names)
-        captioner.consensus = consensus
-        after = photos.described(captioner, size, names)
-        for results, asked in ((before, 'no'), (after, 'yes')):
+        captioner.consensus, consensus.associations = consensus, None
+        variants = {'no': before, 'yes': photos.described(captioner, size, names)}
+        consensus.associations = associations
+        if names and associations:
+            variants['with further captions'] = photos.described(captioner, size, names)
+        for asked, results in variants.items():
             scores = score(results, photos.references, draws=1000)
             cells = [percent(scores[name], scores['intervals'][name]) for name in SCORES]
-            gain = '' if asked == 'no' else _gain(before, after, photos.references)
+            gain = '' if asked == 'no' else _gain(before, results, photos.references)
             rows.append((size, 'yes' if names else 'no', asked, *cells, gain,
                          percent(photos.chair(results))))
+            before = results
     return rows
 
 

@@ -193,7 +193,7 @@ class Preferring:
     def __init__(self, word):
         self.word = word
 
-    def support(self, pooled, texts):
+    def support(self, pooled, texts, recognized):
         assert len(pooled) == len(texts)
         return [np.array([20.0 * text.split().count(self.word) for text in each])
                 for each in texts]
@@ -249,7 +249,7 @@ def test_it_helps_to_choose_among_captions_with_names(captioner, monkeypatch):
 
 def test_of_a_grid_it_takes_the_mean(captioner, monkeypatch):
     class Asked:
-        def support(self, pooled, texts):
+        def support(self, pooled, texts, recognized):
             return pooled
 
     monkeypatch.setattr(captioner, 'consensus', Asked())
