@@ -173,12 +173,17 @@ class Naming:
         return [description for _, description in descriptions]
 
     def _search(self, decoder, embedded, probabilities, forbidden, **options):
-        """A method of decoding that gives `candidates`; the decoder is the extended one."""
+        """A method of decoding that gives `candidates`; the decoder is the extended one.
+
+        Like a new word, the unknown one does not compete: a word that is asked for may be what the
+        decoder would say there, had it learned it.
+        """
         recognized = self.recognized(probabilities)
         words = [[self._forms[name.word] for name in names] for names in recognized]
+        apart = [*self._new_ids, self.vocab.unk_id]
         ruled_out = self._ruled_out(moved(probabilities, embedded.device))
         lists = beams_by_said(self.decoder, embedded, words, forbidden=forbidden,
-                              ruled_out=ruled_out, only_required=self._new_ids,
+                              ruled_out=ruled_out, only_required=apart,
                               not_after=self.not_after, **options)
         return list(zip(lists, recognized, strict=True))
 
