@@ -16,11 +16,11 @@ ships has tuned it, with what VARIANTS lists; the validation photos of all folde
 
 import argparse
 import collections
-import gzip
 
 import numpy as np
 import torch
 
+from captioning.associations import read_captions
 from captioning.caption_data import CaptionData
 from captioning.captioner import SHIPPED, load_captioner
 from captioning.captions import Captions
@@ -285,20 +285,10 @@ def lines(title, run, photos, places, beam_size):
         yield title, data.name, *cells
 
 
-def read_text(path):
-    """Lines of a number, a tab and a caption, those of a number one group -> list of groups."""
-    groups = collections.defaultdict(list)
-    with gzip.open(path, 'rt', encoding='utf-8') as file:
-        for line in file:
-            number, caption = line.rstrip('\n').split('\t')
-            groups[number].append(tokenize(caption))
-    return list(groups.values())
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('folders', nargs='+', help='data sets; the first one is learned')
-    parser.add_argument('--text', help='captions without photos: number, tab, caption; gzipped')
+    parser.add_argument('--text', help='captions without photos: number, tab, caption')
     parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument('--count', type=int, default=4000, help='of groups, or of swapped photos')
     parser.add_argument('--epochs', type=int, default=4)
@@ -320,7 +310,7 @@ def main():
     for variant in args.variants:
         examples, random = of_photos, np.random.default_rng(0)
         if 'text' in VARIANTS[variant]:
-            examples += examples_of_text(read_text(args.text), nouns, top, args.count, random)
+            examples += examples_of_text(read_captions(args.text), nouns, top, args.count, random)
         if 'swapped' in VARIANTS[variant]:
             examples += swapped_examples(of_photos, nouns, top, args.count, random)
         places = word_places if 'words' in VARIANTS[variant] else None

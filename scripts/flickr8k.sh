@@ -1,10 +1,14 @@
 #!/bin/sh
 # Trains the two captioners that ship in models/, from captions and photos to files:
-#     sh scripts/flickr8k.sh path/to/flickr8k        (the folder that holds cocoapi/; `scripts.convert` makes it)
+#     sh scripts/flickr8k.sh path/to/flickr8k [captions.tsv.gz]
+# The first is the folder that holds cocoapi/, which `scripts.convert` makes; the second has further captions, without
+# photos, from which the best learns what is written of the things that it names: lines of an image, a tab and a caption.
 # 51 minutes of training on two cores, besides the features. Killed, the same command continues; it needs what `make run` or `make test` installs.
 set -e
 COCOAPI_LOC=$(cd "$1" && pwd)
 export COCOAPI_LOC
+text=
+[ -z "$2" ] || text=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 
@@ -22,7 +26,11 @@ for pair in plain:plain reward:best; do
 done
 for name in plain best; do
     # What people would say, by which it chooses among the captions of a beam.
-    $python -m scripts.consensus "models/flickr8k_$name.pt"
+    if [ "$name" = best ] && [ -n "$text" ]; then
+        $python -m scripts.consensus "models/flickr8k_$name.pt" --text "$text"
+    else
+        $python -m scripts.consensus "models/flickr8k_$name.pt"
+    fi
     for size in greedy:1 beam:5; do
         $python -m scripts.evaluate "models/flickr8k_$name.pt" --split test --beam-size "${size#*:}" \
             --results-out "models/flickr8k_test_${name}_${size%:*}.json"

@@ -178,6 +178,23 @@ def test_the_command_learns_from_the_photos_of_a_run(run, dataset, tmp_path, mon
     assert load_captioner(tmp_path / 'given' / 'mine.pt', 'cpu').consensus is not None
 
 
+def test_the_command_learns_from_further_captions_too(run, dataset, tmp_path, monkeypatch):
+    text = tmp_path / 'captions.tsv'
+    text.write_text(''.join(f'{image}\ta zebra eats grass .\n{image}\ta dog runs .\n'
+                            for image in range(9)), 'utf-8')
+    best = run.folder / 'best.pt'
+    monkeypatch.setattr(sys, 'argv', ['consensus', str(best), '--cocoapi-loc', str(dataset),
+                                      '--text', str(text)])
+    with pytest.raises(ValueError, match='Nothing is recognized'):
+        command.main()
+    assert not best.with_name('best.consensus.pt').exists()
+    monkeypatch.setattr('captioning.captioner.recognizer_for', lambda captioner: (Zebras(), ''))
+    command.main()
+    associations = load_captioner(best, 'cpu').consensus.associations
+    assert associations.words == ['dog', 'zebra']
+    assert ('eats', 'grass') in associations.ngrams.column
+
+
 def test_captions_of_other_words_are_refused(run, dataset):
     captioner = load_captioner(run.folder / 'best.pt', 'cpu')
     captioner.vocab = Vocabulary.from_words(['<start>', '<end>', '<unk>', 'a'])

@@ -107,6 +107,18 @@ def test_what_is_ruled_out_is_not_said_though_the_decoder_likes_it(captioner, fe
         captioner.decoder.linear.bias.data[ids] -= 6
 
 
+def test_how_much_the_decoder_likes_the_unknown_word_does_not_matter(captioner, features):
+    before = described(captioner, features, zebra=0.5, car=0.4)
+    captioner.decoder.linear.bias.data[captioner.vocab.unk_id] += 6
+    try:
+        after = described(captioner, features, zebra=0.5, car=0.4)
+    finally:
+        captioner.decoder.linear.bias.data[captioner.vocab.unk_id] -= 6
+    assert [best.text for best in after] == [best.text for best in before]
+    for one, other in zip(after, before, strict=True):
+        assert one.caption.log_probs == pytest.approx(other.caption.log_probs, abs=1e-4)
+
+
 def test_a_word_that_is_like_no_known_one_is_not_said(captioner, features):
     class Odd(Recognizer):
         words = [Word('zyzzyva', 'zyzzyvas', 'count', 'a'), Word('car', 'cars', 'count', 'a')]
