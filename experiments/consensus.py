@@ -4,8 +4,8 @@
 
 Validation photos are captioned without and with the consensus beside the checkpoint (which
 `python -m scripts.consensus` makes), without and with names. Differences are those to the row
-above. The folders are data sets, each the
-folder that holds cocoapi/. CHAIR: of the things said, those that no reference has.
+above. The folders are data sets, each the folder that holds cocoapi/. CHAIR: of the things said,
+those that no reference has.
 """
 
 import argparse
