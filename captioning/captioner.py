@@ -36,10 +36,10 @@ from captioning.devices import (
     fast_dtype,
     moved,
     placed,
-    recurrent_out_of_autocast,
     use,
 )
 from captioning.encoding import FrozenBackbone
+from captioning.gpu_layers import recurrent_out_of_autocast
 from captioning.model_files import build_encoder, load_model_file, recorded_sources
 from captioning.naming import Description, Naming, Seen
 from captioning.photos import as_seen, load_image

@@ -12,13 +12,8 @@ import functools
 import os
 import shutil
 import sys
-import threading
-import warnings
 
 import torch
-from torch import nn
-from torch.nn.utils import parametrize
-from torch.utils._pytree import tree_map
 
 NO_GPU_HERE = ('no NVIDIA driver', 'No CUDA GPUs', 'No HIP GPUs', 'not compiled')
 MOST_WORKERS = 16
@@ -121,7 +116,7 @@ def training_dtype(device):
     """The dtype of training: bfloat16 where the device computes with it directly, else float32.
 
     Never float16: a loss per word has gradients of about 1e-6, which vanish in its range. The
-    recurrent layers are apart, see `recurrent_dtype`.
+    recurrent layers are apart, see captioning/gpu_layers.py.
     """
     return torch.bfloat16 if _has_bfloat16(device) else torch.float32
 
@@ -153,116 +148,6 @@ def computed_in(dtype, device):
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, dtype)
-
-
-def recurrent_dtype(device):
-    """The dtype of recurrent layers as they are trained: that of training, but float32 where cuDNN
-    does not compute them in it, as before its version 9.13."""
-    dtype = training_dtype(device)
-    return dtype if is_cpu(device) or _recurrent_layers_take(dtype, device) else torch.float32
-
-
-@functools.cache
-def _recurrent_layers_take(dtype, device):
-    """Without cuDNN PyTorch has kernels of its own for CUDA, which compute word by word."""
-    try:
-        with torch.autocast(device.type, enabled=False), torch.enable_grad(), _layout_as_it_is():
-            layer = nn.LSTM(8, 8, device=device, dtype=dtype)
-            output, _ = layer(torch.zeros(1, 1, 8, device=device, dtype=dtype))
-            computed_by = output.grad_fn.name()
-            output.sum().backward()
-    except RuntimeError:
-        return False
-    return torch.get_device_module(device) is not torch.cuda or 'Cudnn' in computed_by
-
-
-def recurrent_out_of_autocast(network):
-    """Keep the recurrent layers of a network out of autocast on a GPU -> the network.
-
-    There PyTorch's autocast would compute them in float16, whichever dtype it is given, and
-    gradients would vanish. They are trained in `recurrent_dtype`, and write captions in float32,
-    which cuDNN multiplies in TF32. On a CPU they follow autocast.
-    """
-    for layer in network.modules():
-        if isinstance(layer, nn.RNNBase) and _leave_autocast not in _hooks(layer):
-            layer.register_forward_pre_hook(_leave_autocast, with_kwargs=True)
-            layer.register_forward_hook(_return_to_autocast, always_call=True)
-    return network
-
-
-@contextlib.contextmanager
-def recurrent_in_float32():
-    """Within the block recurrent layers are trained in float32, as they write captions."""
-    before, _left.in_float32 = getattr(_left, 'in_float32', False), True
-    try:
-        yield
-    finally:
-        _left.in_float32 = before
-
-
-def has_dropout_between_layers(network, device):
-    """Does a GPU draw dropout inside of recurrent layers of the network?"""
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.RNNBase)]
-    return not is_cpu(device) and any(layer.dropout and layer.num_layers > 1 for layer in layers)
-
-
-_left = threading.local()    # contexts without autocast that recurrent layers are in
-
-
-def _hooks(layer):
-    return layer._forward_pre_hooks.values()
-
-
-def _leave_autocast(layer, positional, named):
-    device, contexts = next(layer.parameters()).device, contextlib.ExitStack()
-    _left.contexts = [*getattr(_left, 'contexts', []), contexts]    # closed whatever happens
-    if not is_cpu(device):
-        dtype = _recurrent_dtype_now(layer, device)
-        contexts.enter_context(torch.autocast(device.type, enabled=False))
-        contexts.enter_context(_weights_in(dtype, layer))
-        positional, named = tree_map(functools.partial(_as, dtype), (positional, named))
-    return positional, named
-
-
-def _recurrent_dtype_now(layer, device):
-    in_training = torch.is_autocast_enabled(device.type) and torch.is_grad_enabled()
-    if not in_training or getattr(_left, 'in_float32', False):
-        return torch.float32
-    is_plain = all(isinstance(weight, nn.Parameter) and weight is getattr(layer, name)
-                   for weight, name in zip(layer._flat_weights, layer._flat_weights_names,
-                                           strict=True))
-    if not is_plain or parametrize.is_parametrized(layer):    # it computes its weights itself
-        return torch.float32
-    return recurrent_dtype(device)
-
-
-def _return_to_autocast(layer, arguments, output):
-    _left.contexts.pop().close()
-
-
-@contextlib.contextmanager
-def _weights_in(dtype, layer):
-    """Within the block a recurrent layer computes with its weights in another dtype."""
-    weights = layer._flat_weights
-    layer._flat_weights = [weight.to(dtype) for weight in weights]
-    try:
-        with _layout_as_it_is():
-            yield
-    finally:
-        layer._flat_weights = weights
-
-
-@contextlib.contextmanager
-def _layout_as_it_is():
-    """Within the block nobody is warned that cuDNN copies weights into one piece of memory."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'RNN module weights are not part of single')
-        yield
-
-
-def _as(dtype, value):
-    is_number = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return value.to(dtype) if is_number else value
 
 
 # ---- Memory ----

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from captioning import devices, distributed
+from captioning import devices, distributed, gpu_layers
 
 OLD_DRIVER = 'The NVIDIA driver on your system is too old (found version 11040).\nUpdate it.'
 NO_DRIVER = 'Found no NVIDIA driver on your system.'
@@ -117,8 +117,8 @@ def test_a_network_that_is_there_stays_as_it_is(monkeypatch):
 def test_a_recurrent_layer_is_as_before_on_a_cpu():
     """Whatever the precision, and however it is called."""
     plain = torch.nn.GRU(4, 4, batch_first=True)
-    layer = devices.recurrent_out_of_autocast(copy.deepcopy(plain))
-    assert devices.recurrent_out_of_autocast(layer) is layer    # once more changes nothing
+    layer = gpu_layers.recurrent_out_of_autocast(copy.deepcopy(plain))
+    assert gpu_layers.recurrent_out_of_autocast(layer) is layer    # once more changes nothing
     assert len(layer._forward_pre_hooks) == 1
     inputs, state = torch.randn(2, 3, 4), torch.randn(1, 2, 4)
     for arguments, named in (((inputs,), {}), ((inputs, state), {}), ((inputs,), {'hx': state}),
@@ -129,12 +129,24 @@ def test_a_recurrent_layer_is_as_before_on_a_cpu():
     assert result.dtype == expected.dtype and torch.equal(result, expected)
     with pytest.raises(RuntimeError):
         layer(torch.randn(2, 3, 5))
-    assert not devices._left.contexts    # also after an error
+    assert not gpu_layers._left.contexts    # also after an error
+
+
+def test_word_vectors_are_as_before_on_a_cpu():
+    plain = torch.nn.Embedding(5, 3)
+    layer = gpu_layers.unsorted_embeddings(copy.deepcopy(plain))
+    words = torch.tensor([[2, 0, 2], [1, 2, 2]])
+    with torch.autocast('cpu', torch.bfloat16):
+        vectors, expected = layer(words), plain(words)
+    assert vectors.dtype == torch.float32 and torch.equal(vectors, expected)
+    vectors.sum().backward(), expected.sum().backward()
+    assert torch.equal(layer.weight.grad, plain.weight.grad)
+    assert type(vectors.grad_fn) is type(expected.grad_fn)
 
 
 def test_a_state_given_by_name_is_float32_too(monkeypatch):
     """Of a GPU, as which the device 'meta' stands here."""
-    layer = devices.recurrent_out_of_autocast(torch.nn.GRU(4, 4, batch_first=True).to('meta'))
+    layer = gpu_layers.recurrent_out_of_autocast(torch.nn.GRU(4, 4, batch_first=True).to('meta'))
     inputs = torch.empty(2, 3, 4, device='meta', dtype=torch.bfloat16)
     state = torch.empty(1, 2, 4, device='meta', dtype=torch.bfloat16)
     monkeypatch.setattr(torch, 'autocast', lambda kind, enabled: contextlib.nullcontext())

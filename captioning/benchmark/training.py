@@ -109,16 +109,18 @@ def features_phase(captions, vocab, device=None, **values):
 def training_rates(phase, steps=30, warm_up=WARM_UP):
     """How fast a phase trains, after a few steps to warm up -> Rates.
 
-    With graphs the steps are recorded before the clock starts, as all but the first epoch has them.
+    Batches are made meanwhile, as in an epoch. With graphs the steps are recorded before the clock
+    starts, as all but the first epoch has them.
     """
+    for _ in range(2 if phase.graphs else 0):    # once as usual, once recorded
+        take_steps(phase, itertools.islice(phase.batches(0, 0), warm_up + steps))
     batches = iter(phase.batches(epoch=0, first_batch=0))    # laid out ahead by the first of them
     take_steps(phase, itertools.islice(batches, warm_up))
-    measured = list(itertools.islice(batches, steps))
+    timed, measured = itertools.tee(itertools.islice(batches, steps))
+    total = seconds(lambda: take_steps(phase, timed))
+    measured = list(measured)
     captions = sum(batch.captions for batch in measured)
     operations = sum(step_operations(phase, batch) for batch in measured)
-    for _ in range(2 if phase.graphs else 0):    # once as usual, once recorded
-        take_steps(phase, measured)
-    total = seconds(lambda: take_steps(phase, measured))
     again = None
 
     def begin():
@@ -128,7 +130,6 @@ def training_rates(phase, steps=30, warm_up=WARM_UP):
 
     start = seconds(begin)
     making = seconds(lambda: list(itertools.islice(again, len(measured))))
-    total += making
     return Rates(captions / total, making / total, operations / total / 1e9, start)
 
 

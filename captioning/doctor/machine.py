@@ -19,6 +19,7 @@ import torchvision
 from captioning import devices, files
 from captioning.benchmark.made_up import COCO_IMAGES
 from captioning.encoding import BATCH_SIZE
+from captioning.gpu_layers import recurrent_dtype
 
 GB = 1e9
 GRID_BYTES = COCO_IMAGES * 49 * 2048 * 2    # COCO's training images, 7 x 7 places, float16
@@ -152,12 +153,12 @@ def _load():
 # ---- What is chosen ----
 
 def choice_rows(device):
-    """Pairs (name, text) of what captioning/devices.py chooses for a device."""
+    """Pairs (name, text) of what is chosen for a device."""
     fitting = devices.fits(GRID_BYTES, device)
     return [
         ('encoder and decoding', short(devices.fast_dtype(device))),
         ('training', short(devices.training_dtype(device))),
-        ('recurrent layers', f'{short(devices.recurrent_dtype(device))} in training'),
+        ('recurrent layers', f'{short(recurrent_dtype(device))} in training'),
         ('loading workers', str(workers_for(device, COCO_IMAGES))),
         ('length groups', str(devices.length_groups(device))),
         ('words between checks', str(devices.words_between_checks(device))),

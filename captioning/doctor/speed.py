@@ -155,7 +155,8 @@ class Speed:
         captions = self.grids if image == 'attention' else self.pooled
         phase = features_phase(captions, made_up_vocabulary(size.words), self.device, image=image,
                                batch_size=batch_size, cuda_graphs=graphs, **size.model)
-        rates = training_rates(phase, size.steps, size.warm_up)
+        steps = size.graph_steps if graphs else size.steps
+        rates = training_rates(phase, steps, size.warm_up)
         work = training_work(phase, rates, batch_size, PLACES if image == 'attention' else 1)
         if graphs:
             work = work._replace(calls=GRAPH_CALLS)

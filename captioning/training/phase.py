@@ -10,13 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from captioning import devices, distributed, losses
+from captioning import distributed, losses
 from captioning.batch_targets import BatchTargets
-from captioning.devices import (
-    computed_in,
-    length_groups,
+from captioning.devices import computed_in, length_groups, training_dtype
+from captioning.gpu_layers import (
+    has_dropout_between_layers,
+    recurrent_dtype,
     recurrent_out_of_autocast,
-    training_dtype,
+    unsorted_embeddings,
 )
 from captioning.sampler import EpochSampler, random_views
 from captioning.training.steps import Batch
@@ -37,7 +38,7 @@ class Network(nn.Module):
     def __init__(self, encoder, decoder, tuned):
         super().__init__()
         self.tuned, self.embed = tuned, encoder.embed
-        self.decoder = recurrent_out_of_autocast(decoder)
+        self.decoder = unsorted_embeddings(recurrent_out_of_autocast(decoder))
 
     def forward(self, inputs, groups):
         """inputs: (B, ...). groups: list of TargetGroup -> list of scores (W, V)."""
@@ -93,7 +94,7 @@ class Phase:
         network = Network(model.encoder, model.decoder, nn.Sequential() if tuned is None else tuned)
         self.network = distributed.parallel(network)
         self._seeded = False
-        devices.recurrent_dtype(self.device)    # tried now: within a step it would draw numbers
+        recurrent_dtype(self.device)    # tried now: within a step it would draw numbers
 
     def seed_step(self, seed):
         """Let a step's random numbers follow from its seed: resuming needs no saved random state.
@@ -101,7 +102,7 @@ class Phase:
         Dropout between the layers of an LSTM is cuDNN's on a GPU, which sets it up anew after each
         seeding and makes the step wait: there the GPU's numbers are seeded at the first step alone.
         """
-        if self._seeded and devices.has_dropout_between_layers(self.model.decoder, self.device):
+        if self._seeded and has_dropout_between_layers(self.model.decoder, self.device):
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)

@@ -15,8 +15,9 @@ from captioning import distributed, rewards
 from captioning.batch_targets import TargetGroup
 from captioning.decoding import write_drawn, write_likeliest
 from captioning.decoding_rules import Rules
-from captioning.devices import moved, recurrent_in_float32
+from captioning.devices import moved
 from captioning.drawn_captions import DrawnCaptions
+from captioning.gpu_layers import recurrent_in_float32
 from captioning.losses import policy_loss
 from captioning.random_numbers import mixed
 from captioning.training.phase import Phase, StepLoss

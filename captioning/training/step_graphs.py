@@ -24,13 +24,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from captioning import devices, distributed, losses
+from captioning import distributed, losses
 from captioning.batch_targets import TargetGroup, lay_out
 from captioning.devices import moved
+from captioning.gpu_layers import has_dropout_between_layers
 from captioning.training.steps import Batch
 
 EMPTY = -1    # position and target of a word that only pads
 LAID_OUT = 64    # batches at a time: meanwhile the GPU computes those before
+FIRST = 8        # of an epoch, for which it waits
 
 
 class Shape(NamedTuple):
@@ -119,8 +121,9 @@ class StepGraphs:
         self._forget_what_moved()
         self.phase.sampler.set_epoch(epoch, first_batch)
         shares = list(self.phase.sampler)
-        parts = [shares[first:first + LAID_OUT] for first in range(0, len(shares), LAID_OUT)]
-        return itertools.chain.from_iterable(pack(self.phase, part) for part in parts)
+        later = range(FIRST, len(shares), LAID_OUT)
+        parts = [shares[:FIRST], *(shares[first:first + LAID_OUT] for first in later)]
+        return itertools.chain.from_iterable(pack(self.phase, part) for part in parts if part)
 
     def _forget_what_moved(self):
         """Drop all graphs where what they read is elsewhere in memory than at the epoch before."""
@@ -251,7 +254,7 @@ def _reason_against(phase):
         return 'several processes take part in each'
     if not phase.train.in_memory:
         return 'the features are not in the memory of the device'
-    if devices.has_dropout_between_layers(phase.model.decoder, phase.device):
+    if has_dropout_between_layers(phase.model.decoder, phase.device):
         return 'cuDNN draws the dropout between layers'
     if phase.settings.loss not in losses.LEAVE_OUT_PADDING:
         return (f'the loss {phase.settings.loss!r} is not in LEAVE_OUT_PADDING of '

@@ -1,5 +1,6 @@
 """What users run, on a device: a run from opening to captions, with every way for the image."""
 
+import copy
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ from training_helpers import open_run, train, train_until_killed, val_paths, wei
 import scripts.evaluate
 import scripts.sample
 import scripts.train
-from captioning import decoding, devices, files
+from captioning import decoding, files, gpu_layers
 from captioning.attention import show_attention
 from captioning.captioner import load_captioner
 from captioning.checkpoint import read_checkpoint
@@ -199,9 +200,45 @@ def test_a_gpu_like_apples_trains_and_captions(small, pretended, device, monkeyp
     assert len(captioner.caption(val_paths(run), beam_size=2)) == 2
 
 
+def test_the_gradient_of_word_vectors_is_as_otherwise(device):
+    words = torch.tensor([[2, 0, 2, 1], [2, 2, 3, 3]])
+    for kind, is_changed in (({}, True), ({'padding_idx': 2}, False), ({'max_norm': 0.5}, False)):
+        plain = torch.nn.Embedding(5, 3, **kind)
+        layer = gpu_layers.unsorted_embeddings(copy.deepcopy(plain).to(device))
+        assert gpu_layers.unsorted_embeddings(layer) is layer    # once more changes nothing
+        assert len(layer._forward_hooks) == is_changed
+        for vectors in (plain(words), layer(words.to(device)), layer(input=words.to(device))):
+            (vectors ** 2).sum().backward()
+        assert torch.allclose(layer.weight.grad.cpu(), 2 * plain.weight.grad, rtol=1e-5)
+        assert ('IndexSelect' in _operations(layer(words.to(device)))) == is_changed
+
+
+def test_word_vectors_are_in_the_dtype_of_the_layer_that_reads_them(device):
+    layer = gpu_layers.unsorted_embeddings(torch.nn.Embedding(5, 3).to(device))
+    words = torch.tensor([2, 0], device=device)
+    expected = gpu_layers.recurrent_dtype(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        assert layer(words).dtype == expected
+        with gpu_layers.recurrent_in_float32():    # as captions are drawn
+            assert layer(words).dtype == torch.float32
+        with torch.no_grad():
+            assert layer(words).dtype == torch.float32
+    assert layer(words).dtype == torch.float32
+
+
+def _operations(result):
+    """Names of the operations that made a tensor, and of what made what these read."""
+    names, functions = '', [result.grad_fn]
+    while functions:
+        function = functions.pop()
+        names += type(function).__name__
+        functions += [before for before, _ in function.next_functions if before]
+    return names
+
+
 def test_the_first_step_draws_the_dropout_of_its_seed(small, device):
     """Nothing else draws from the device's stream meanwhile."""
-    devices._recurrent_layers_take.cache_clear()
+    gpu_layers._recurrent_layers_take.cache_clear()
     run = open_run(small(dropout=0.5), device=device)
     run.phase.set_mode()
     for group in run.phase.optimizer.param_groups:

@@ -11,8 +11,8 @@ from captioning import (
     checkpoint,
     cider,
     decoding_rules,
-    devices,
     encoding,
+    gpu_layers,
     pretended_gpu,
 )
 from captioning.captions import Captions
@@ -168,7 +168,7 @@ def test_captions_are_scored_in_the_precision_in_which_they_are_drawn(settings, 
 @pytest.mark.parametrize('weight_norm', [parametrizations.weight_norm, nn.utils.weight_norm])
 def test_a_layer_that_makes_its_weights_itself_is_trained(device, weight_norm):
     layer = weight_norm(nn.LSTM(4, 6, batch_first=True).to(device), 'weight_hh_l0')
-    devices.recurrent_out_of_autocast(layer)
+    gpu_layers.recurrent_out_of_autocast(layer)
     with torch.autocast(device.type, torch.bfloat16):
         output, _ = layer(torch.randn(2, 3, 4, device=device))
         assert output.dtype == torch.float32

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from training_helpers import open_run, weights
+from training_helpers import open_run, train, train_until_killed, weights
 
 from captioning.doctor.report import OK, WRONG
 from captioning.doctor.sizes import QUICK
@@ -119,6 +119,20 @@ def test_a_run_with_graphs_is_saved_as_any(settings, few_photos, device, exact, 
     groups = run.phase.optimizer.state_dict()['param_groups']
     assert {type(group['lr']) for group in groups} == {float}
     assert not any(group['capturable'] for group in groups)
+
+
+def test_a_killed_run_with_graphs_continues(settings, few_photos, device, exact, graphs):
+    values = {'cocoapi_loc': few_photos, **VALUES, 'epochs': 3, 'cuda_graphs': True}
+    expected = train(open_run(settings(name='never-stopped', **values), device=device))
+    run = open_run(settings(name='killed', **values, save_seconds=0.0), device=device)
+    train_until_killed(run, lambda run: run.epoch == 2 and run.batch == 2)
+    assert run.phase.graphs.graphs
+    run = train(open_run(settings(name='killed', **values), device=device))
+    assert len(run.log) == 3 and run.log[2]['train_loss'] == pytest.approx(
+        expected.log[2]['train_loss'], rel=1e-3)
+    # To the bit on the pretended one; a GPU adds up in an order of its own.
+    error = 0 if device.type == 'pretend' else 1e-2
+    assert torch.allclose(weights(run), weights(expected), rtol=0, atol=error)
 
 
 def test_graphs_are_recorded_anew_where_weights_moved(settings, few_photos, device, exact, graphs):
