@@ -19,7 +19,6 @@ class FeaturesPhase(Phase):
         else:
             items = CaptionItems(train, settings.batch_size)
         super().__init__(settings, model, train, val, items, rate=settings.learning_rate)
-        self.graphs = None
         if settings.cuda_graphs and not told_reason_against(self):
             self.graphs = StepGraphs(self, super().update)
 

@@ -74,6 +74,7 @@ class Phase:
     name = ''
     epochs_setting = ''         # the setting that says how many
     batch_size_setting = ''     # the setting to lower when memory is short
+    graphs = None               # StepGraphs, where steps are taken as CUDA graphs
 
     def __init__(self, settings, model, train, val, items, rate, tuned=None, tuned_rate=None):
         self.settings, self.model, self.train, self.val = settings, model, train, val

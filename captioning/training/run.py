@@ -68,10 +68,12 @@ class Run:
     def begin_phase(self):
         """Build the phase that the run has come to, which may have to encode all images."""
         if self.next_phase:
+            had_graphs = self.phase.graphs is not None
             self.phase = self.next_phase(self.settings, self.model, self.train, self.val,
                                          self.reader)
             self.next_phase = None
-            gc.collect()    # a phase and its graphs know each other: their memory is needed
+            if had_graphs:
+                gc.collect()    # a phase and its graphs know each other: their memory is needed
 
     def add_to_sums(self, **values):
         for key, value in values.items():

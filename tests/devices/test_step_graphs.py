@@ -253,8 +253,10 @@ def test_padding_has_no_loss_and_no_gradient(device):
 
 
 def test_the_doctor_tries_them(device, graphs, monkeypatch):
+    speed = Speed(device, QUICK)
+
     def verdict():
-        finding, = tried('--cuda-graphs', try_cuda_graphs, Speed(device, QUICK))
+        finding, = tried('--cuda-graphs', try_cuda_graphs, speed)
         return finding.verdict
 
     assert verdict() == OK
