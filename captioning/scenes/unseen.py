@@ -75,17 +75,18 @@ def drawn_nouns(entry):
 
 # ---- A captioner that lacks words, and a recognizer that has them ----
 
-def train_without(data, kinds, epochs):
+def train_without(data, kinds, epochs, **values):
     """Train a model without the captions that name kinds of things, or continue it -> Run.
 
     data: a CaptionData of scenes. The copy without these captions lies in its cache folder, and is
-    `.data` of the run.
+    `.data` of the run. values: further settings.
     """
     name = f'without-{"-".join(kinds)}'
     copy, kept = without_words(data, list(map(word_of, kinds)), data.cache_folder / name)
     captions = len(data.annotations('train')['annotations'])
     print(f'{kept:,} of {captions:,} training captions do not name {" or ".join(kinds)}')
-    run = open_run(make_settings(name=name, cocoapi_loc=str(copy.folder), epochs=epochs), copy)
+    settings = make_settings(name=name, cocoapi_loc=str(copy.folder), epochs=epochs, **values)
+    run = open_run(settings, copy)
     while not run.finished:
         finish_epoch(run, train_one_epoch(run), validate(run))
     return run
