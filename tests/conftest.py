@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import small_networks
 import torch
 from PIL import Image, ImageDraw
-from torchvision.models import resnet18
+from torchvision.models import resnet, resnet18
 from training_helpers import tiny_settings
 
 from captioning import files
@@ -129,14 +130,28 @@ def shared_cache(tmp_path_factory):
     return tmp_path_factory.mktemp('cache')
 
 
+@pytest.fixture(scope='session')
+def shallow_weights(tmp_path_factory):
+    """As small_weights, of a ResNet-18 that `shallow_networks` makes."""
+    path = tmp_path_factory.mktemp('weights') / 'shallow.pt'
+    torch.save(small_networks.shallow(resnet.BasicBlock, [2] * 4, None, False).state_dict(), path)
+    return str(path)
+
+
 @pytest.fixture
-def settings(dataset, isolated_root, shared_cache, small_weights, monkeypatch):
+def shallow_networks(monkeypatch):
+    """A ResNet-18 has one block a stage meanwhile, in this process."""
+    monkeypatch.setattr(resnet, '_resnet', small_networks.shallow)
+
+
+@pytest.fixture
+def settings(dataset, isolated_root, shared_cache, shallow_networks, shallow_weights, monkeypatch):
     """settings(epochs=3, ...) -> settings of a tiny run on `dataset`.
 
     Tests share the cache, so that the features of the same photos are computed once.
     """
     monkeypatch.setattr(files, 'CACHE', shared_cache)
-    return functools.partial(tiny_settings, dataset, small_weights)
+    return functools.partial(tiny_settings, dataset, shallow_weights)
 
 
 @pytest.fixture
