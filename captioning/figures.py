@@ -299,7 +299,8 @@ def plot_attention(image, words, weights):
     for axis, word, shares in zip(axes[1:], words, np.asarray(weights), strict=False):
         brightness = 0.25 + 0.75 * _enlarged(shares.reshape(side, side))
         axis.imshow((np.asarray(photo) * brightness).astype(np.uint8))
-        axis.set_title(f'{word}  {shares.max():.0%}', fontsize=9)
+        # Without y matplotlib would look for room above all ticks, and take twice as long.
+        axis.set_title(f'{word}  {shares.max():.0%}', fontsize=9, y=1.0)
     return figure
 
 

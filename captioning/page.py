@@ -164,7 +164,7 @@ def recognition_table(captioner, seen, description):
 def as_picture(figure):
     """A matplotlib figure -> PIL image."""
     png = io.BytesIO()
-    figure.savefig(png, format='png', dpi=100)
+    figure.savefig(png, format='png', dpi=100, pil_kwargs={'compress_level': 1})    # is quick
     return Image.open(png)
 
 
