@@ -1,6 +1,7 @@
 """Words that no training caption has: are they said all the same?
 
     python -m experiments.held_out_words path/to/flickr8k
+    python -m experiments.held_out_words path/to/flickr8k --text captions.tsv.gz
     python -m experiments.held_out_words path/to/flickr8k --checkpoint models/flickr8k_best.pt
 
 Of the words that the encoder's classifier knows, the twenty that occur in most validation captions
@@ -8,20 +9,26 @@ Of the words that the encoder's classifier knows, the twenty that occur in most 
 is trained on the rest. Printed is F1 of saying each on the validation images, without names and
 with, where a word is true of an image if any reference has it; beside it the best that a threshold
 on the recognizer's probability could do, one for each word, chosen on the very same images. With
---checkpoint no model is trained: one that has learned the words from captions shows what to expect.
+--text, captions without photos tell where a word is to be expected
+(captioning/recognition/from_text.py). With --checkpoint no model is trained: one that has learned
+the words from captions shows what to expect.
 """
 
 import argparse
+import collections
 import itertools
 
 import numpy as np
+import torch
 
 from captioning import files
+from captioning.associations import read_captions
 from captioning.caption_data import CaptionData
 from captioning.captioner import load_captioner
+from captioning.features import split_features
 from captioning.held_out import f1, without_words
-from captioning.naming import Seen
-from captioning.recognition import load_recognizer
+from captioning.naming import Naming, Seen, Trust
+from captioning.recognition import SecondOpinion, load_recognizer, recognizer_from_text
 from captioning.scoring import References, as_results, score
 from captioning.scoring.hallucination import says
 from captioning.scoring.split_captions import seen_split
@@ -33,8 +40,11 @@ from captioning.training import (
     train_one_epoch,
     validate,
 )
+from model import EncoderCNN
 from scripts import run_main
+from vocabulary import tokenize
 
+TRUST = Trust(least=0.1, most=4, weight=4.0, bonus=1.2)    # of words that further captions tell
 HEADER = ('word', 'images', 'without', 'with', 'best threshold')
 
 
@@ -56,6 +66,23 @@ def train(data, epochs):
     while not run.finished:
         finish_epoch(run, train_one_epoch(run), validate(run))
     return run
+
+
+def naming_from_text(captioner, data, words, groups):
+    """A Naming whose recognizer knows the words from captions without photos as well.
+
+    data: of whose training captions none has the words. groups: as read_captions gives them.
+    """
+    features, unreadable, images = split_features(EncoderCNN(1), data, 'train')
+    captions = collections.defaultdict(list)
+    for entry in data.annotations('train')['annotations']:
+        captions[entry['image_id']].append(tokenize(entry['caption']))
+    rows = np.setdiff1d(np.arange(len(images)), unreadable)
+    features = torch.tensor(np.array(features[rows]))
+    first = captioner.naming.recognizer
+    second = recognizer_from_text(groups, features, [captions[images[row]['id']] for row in rows],
+                                  words, first.backbone_hash)
+    return Naming(captioner, SecondOpinion(first, second, features), TRUST)
 
 
 def best_threshold(probabilities, true):
@@ -112,6 +139,8 @@ def main():
     parser.add_argument('--epochs', type=int, default=6)
     parser.add_argument('--words', type=int, default=20, help='how many (default: 20)')
     parser.add_argument('--beam-size', type=int, default=5)
+    parser.add_argument('--text', help='captions without photos, which have the words: lines of '
+                        'the name of an image, a tab and a caption')
     parser.add_argument('--checkpoint', help='judge this model instead of training one')
     args = parser.parse_args()
     data, checkpoint = CaptionData(args.folder), args.checkpoint
@@ -121,6 +150,8 @@ def main():
         print(f'{kept:,} of {len(data.annotations("train")["annotations"]):,} captions are left')
         data, checkpoint = copy, train(copy, args.epochs).folder / 'best.pt'
     captioner = load_captioner(checkpoint, names=True)
+    if args.text:
+        captioner.naming = naming_from_text(captioner, data, words, read_captions(args.text))
     table, (without, named) = judge(captioner, data, words, args.beam_size)
     print(text_table(table))
     print(f'CIDEr {100 * without["CIDEr"]:.1f} without names, {100 * named["CIDEr"]:.1f} with')

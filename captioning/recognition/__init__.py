@@ -9,6 +9,7 @@
     words.py                that table as Python values: Word, words_of
     recognizer.py           ImageNetRecognizer: the classifier that the encoder was; those that ship
     linear.py               LinearRecognizer, which is trained in seconds
+    from_text.py            one that learns words from captions without photos
     people.py               words for people
     untuned.py              SharedEncoder: a captioner's features, and those that a recognizer reads
     like_words.py           KnownNouns: words of a vocabulary that are like a new one, by WordNet
@@ -22,6 +23,7 @@ A recognizer is any object with these, whatever it was trained on:
                                 each other, and a row may add up to any number
 """
 
+from captioning.recognition.from_text import SecondOpinion, recognizer_from_text
 from captioning.recognition.linear import LinearRecognizer, trained_recognizer
 from captioning.recognition.recognizer import (
     ImageNetRecognizer,
@@ -32,6 +34,6 @@ from captioning.recognition.recognizer import (
 from captioning.recognition.untuned import SharedEncoder, untuned_encoder
 from captioning.recognition.words import Word, read_table, words_of
 
-__all__ = ['ImageNetRecognizer', 'LinearRecognizer', 'Recognizers', 'SharedEncoder', 'Word',
-           'load_recognizer', 'read_table', 'recognizer_for', 'trained_recognizer',
-           'untuned_encoder', 'words_of']
+__all__ = ['ImageNetRecognizer', 'LinearRecognizer', 'Recognizers', 'SecondOpinion',
+           'SharedEncoder', 'Word', 'load_recognizer', 'read_table', 'recognizer_for',
+           'recognizer_from_text', 'trained_recognizer', 'untuned_encoder', 'words_of']
