@@ -144,6 +144,23 @@ def test_the_arguments_of_a_decoder_may_be_called_and_ordered_otherwise(kind):
     assert torch.allclose(word_scores(decoder, features, group), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize('in_bfloat16', [False, True])
+def test_in_bfloat16_on_a_cpu_the_output_layer_meets_few_numbers_of_rows(in_bfloat16):
+    torch.manual_seed(0)
+    decoder, features = model.DecoderRNN(20, 24, V).eval(), torch.randn(3, 20)
+    captions, rows = torch.randint(3, V, (3, 25)), []
+    decoder.linear.register_forward_pre_hook(lambda layer, inputs: rows.append(len(inputs[0])))
+    for words in (30, 45, 64):
+        scored = torch.arange(words)
+        group = TargetGroup(torch.arange(3), captions, scored, captions.flatten()[scored])
+        with torch.autocast('cpu', torch.bfloat16, enabled=in_bfloat16):
+            scores = word_scores(decoder, features, group)
+            expected = decoder(features, captions).flatten(0, 1)[:words]
+        rows.pop()
+        assert torch.allclose(scores, expected, atol=0.02 if in_bfloat16 else 1e-6)
+    assert rows == ([32, 64, 64] if in_bfloat16 else [30, 45, 64])
+
+
 @each_image
 def test_the_transformer_sees_the_image_the_earlier_words_and_their_order(image):
     decoder, features = transformer_and_features(image)

@@ -22,6 +22,8 @@ from captioning.gpu_layers import (
 from captioning.sampler import EpochSampler, random_views
 from captioning.training.steps import Batch
 
+ROWS = 32    # of words that the output layer scores in bfloat16 on a CPU: a multiple of it
+
 
 class StepLoss(NamedTuple):
     """loss: to be differentiated. nats: cross-entropy summed over this process's words. reward:
@@ -54,12 +56,31 @@ def word_scores(decoder, embedded, group):
     are asked for by name, behind the features and the captions, which may be called anything.
     """
     _, _, *known = inspect.signature(decoder.forward).parameters
+    scored = in_few_shapes(group.scored)
     if 'scored' in known and 'inputs' in known:
-        return decoder(embedded, group.captions, scored=group.scored, inputs=group.inputs)
+        scores = decoder(embedded, group.captions, scored=scored, inputs=group.inputs)
+        return first_rows(scores, len(group.scored))
     features = embedded.index_select(0, group.inputs)                       # (b, ...)
     if 'scored' in known:
-        return decoder(features, group.captions, scored=group.scored)
+        scores = decoder(features, group.captions, scored=scored)
+        return first_rows(scores, len(group.scored))
     return decoder(features, group.captions).flatten(0, 1)[group.scored]
+
+
+def in_few_shapes(scored):
+    """Positions (W,), the last repeated until they are a multiple of ROWS, in bfloat16 on a CPU.
+
+    For each number of rows that it has not met lately, oneDNN compiles its kernels anew, which
+    takes longer than the output layer itself.
+    """
+    missing = -len(scored) % ROWS
+    if not missing or not scored.is_cpu or not torch.is_autocast_enabled('cpu'):
+        return scored
+    return torch.cat([scored, scored[-1:].expand(missing)])
+
+
+def first_rows(scores, count):
+    return scores if len(scores) == count else scores[:count]
 
 
 class Phase:
