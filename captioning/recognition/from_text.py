@@ -21,7 +21,7 @@ from captioning.recognition.linear import trained_recognizer
 
 LEAST_IMAGES = 30      # without photos, whose captions have a word that tells of others
 TEXT_DECAY = 1e-2      # of the weights that read captions
-PHOTO_DECAY = 0.03     # of those that read features
+PHOTO_DECAY = 0.1      # of those that read features
 SHARE = 0.15           # of the first opinion's logit in the second's
 
 
