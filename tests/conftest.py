@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torchvision.models import resnet, resnet18
 from training_helpers import tiny_settings
 
-from captioning import files
+from captioning import devices, files
 from captioning.encoding import FrozenBackbone
 from model import EncoderCNN
 
@@ -30,6 +30,16 @@ def pytest_collection_modifyitems(items):
     the notebooks once. Then come others that take a minute: at the end one process would wait."""
     first = {'test_notebooks': 0, 'test_pretended_gpu': 1}
     items.sort(key=lambda item: first.get(item.path.stem, 2))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cpu_in_float32():
+    """What is tested is the same on every machine: a CPU with bfloat16 would choose it."""
+    has_bfloat16 = devices._has_bfloat16
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, '_has_bfloat16',
+                      lambda device: not devices.is_cpu(device) and has_bfloat16(device))
+        yield
 
 
 def captions_of(colour):
