@@ -32,9 +32,9 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: first.get(item.path.stem, 2))
 
 
-@pytest.fixture(scope='session', autouse=True)
+@pytest.fixture(scope='module')
 def cpu_in_float32():
-    """What is tested is the same on every machine: a CPU with bfloat16 would choose it."""
+    """For tests that expect a CPU's float32, also where it has bfloat16 and would choose it."""
     has_bfloat16 = devices._has_bfloat16
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, '_has_bfloat16',

@@ -36,6 +36,8 @@ from scripts import doctor
 CPU = torch.device('cpu')
 NAN = float('nan')
 
+pytestmark = pytest.mark.usefixtures('cpu_in_float32')
+
 
 def run_doctor():
     """The command, quick and on the CPU -> (exit status, what it printed)."""

@@ -18,6 +18,8 @@ from captioning.scoring.hallucination import says
 from captioning.training import make_settings
 from vocabulary import tokenize
 
+pytestmark = pytest.mark.usefixtures('cpu_in_float32')
+
 
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory):

@@ -29,6 +29,8 @@ WITHOUT_CHANCE = {'dropout': 0.0, 'tune_crop': 1.0}
 WAYS = {'every': {}, 'first': {'tied': True, 'hidden_size': 16}, 'state': {'num_layers': 2},
         'attention': {}}
 
+pytestmark = pytest.mark.usefixtures('cpu_in_float32')
+
 
 @pytest.fixture
 def small(settings, few_photos):
