@@ -4,6 +4,7 @@
     draw_scene(make_scene(0, 'train', 5), 256, random.Random(0)).show()
 """
 
+import functools
 import math
 
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageOps
@@ -31,7 +32,7 @@ def draw_scene(scene, size, rng):
 
     All variation comes from `rng`, a random.Random.
     """
-    image = _draw_place(PLACES[scene['place']], size * DETAIL, rng)
+    image = _draw_place(scene['place'], size * DETAIL, rng)
     turn = rng.choice((-1, 1))
     middle = rng.uniform(46, 54)
     ground = rng.uniform(-2, 4)
@@ -55,12 +56,10 @@ def _arrangement(objects):
     return [(main, spot) for spot in spots]
 
 
-def _draw_place(place, side, rng):
+def _draw_place(name, side, rng):
     """Sky, ground and what is behind the things -> image."""
-    image = Image.new('RGB', (side, side))
-    horizon = side * HORIZON // 100
-    _fill(image, 0, horizon, place.sky)
-    _fill(image, horizon, side, place.ground)
+    image = _sky_and_ground(name, side).copy()
+    horizon = _horizon(side)
     flip = rng.choice((-1, 1))
     shift = rng.uniform(-57, -43)
     unit = rng.uniform(1.15, 1.27) * side / 100
@@ -70,8 +69,21 @@ def _draw_place(place, side, rng):
         down = (BACKDROP_HORIZON - y) * unit
         return flip * (x + shift) * unit + side / 2, down + horizon
 
-    _paint(image, place.backdrop, {}, unit, 0, to_pixels)
+    _paint(image, PLACES[name].backdrop, {}, unit, 0, to_pixels)
     return image
+
+
+@functools.cache
+def _sky_and_ground(name, side):
+    """What is the same in all pictures of a place, to be copied -> image."""
+    image = Image.new('RGB', (side, side))
+    _fill(image, 0, _horizon(side), PLACES[name].sky)
+    _fill(image, _horizon(side), side, PLACES[name].ground)
+    return image
+
+
+def _horizon(side):
+    return side * HORIZON // 100
 
 
 def _fill(image, top, bottom, colours):
@@ -97,10 +109,11 @@ def _draw_thing(image, thing, foot, size, rng):
     y = round((1 - foot[1] / 100) * image.width)
     if not kind.flies and thing['relation'] != 'on':
         _draw_shadow(image, x, y, unit)
-    corner = x - round(left), y - round(top)
     solid = layer.getchannel('A')
-    image.paste(layer, corner, solid)
-    image.paste(SHADE, corner, _shaded(solid, unit))
+    box = solid.getbbox()
+    corner = x - round(left) + box[0], y - round(top) + box[1]
+    image.paste(layer.crop(box), corner, solid.crop(box))
+    image.paste(SHADE, corner, _shaded(solid, box, unit))
 
 
 def _draw_shadow(image, x, y, unit):
@@ -145,13 +158,17 @@ def _hand_drawn(left, top, unit, rng):
     return to_pixels
 
 
-def _shaded(solid, unit):
-    """Mask of what is in the shade, where light falls from the upper left on a `solid` mask."""
+def _shaded(solid, box, unit):
+    """Mask of what is in the shade, where light falls from the upper left on a `solid` mask.
+
+    box: the part of it that is drawn on, and that the result is of.
+    """
     blur = ImageFilter.BoxBlur(unit * 0.6)
     blurred = solid.reduce(8).filter(blur).resize(solid.size)
-    moved = ImageChops.offset(blurred, -round(unit * 4))
+    shift = round(unit * 4)
+    moved = blurred.crop([side + shift for side in box])
     dark = moved.point([(255 - value) * 3 // 10 for value in range(256)])
-    return ImageChops.multiply(solid, dark)
+    return ImageChops.multiply(solid.crop(box), dark)
 
 
 def _paint(image, drawing, paints, unit, outline, to_pixels):
