@@ -29,6 +29,7 @@ from captioning.transforms import (
 )
 
 MANY = 400         # images for which it is worth some ten seconds to encode them faster
+FEW = 8            # images that a CPU computes at once: what it hands on stays in its cache
 BATCH_SIZE = 32    # photos; reading them takes longer than encoding them, with any batch size
 
 
@@ -37,11 +38,11 @@ BATCH_SIZE = 32    # photos; reading them takes longer than encoding them, with 
 class FrozenBackbone:
     """Encodes many batches with a backbone, or with stages of one, whose weights stay as they are.
 
-    images: how many will be encoded. On a CPU the backbone itself is computed, under autocast; for
-    MANY images in float32 onnxruntime computes a copy. Elsewhere walking through its modules
-    and casting its weights again at each batch would take as long as the work itself: the first
-    batch makes a copy with batch-norms folded into convolutions and weights in `dtype`. A copy
-    does not follow a change of the weights.
+    images: how many will be encoded. In float32 on a CPU the backbone itself is computed; MANY
+    images by onnxruntime, from a copy. Elsewhere batch-norms, walking through the modules and
+    casting weights again at each batch would take as long as the convolutions: the first batch
+    makes a copy with batch-norms folded into convolutions and weights in `dtype`. A copy does not
+    follow a change of the weights.
     """
 
     def __init__(self, backbone, dtype, images=1):
@@ -69,7 +70,10 @@ class FrozenBackbone:
 
     def _on_cpu(self, image):
         """As `_prepared`, on a CPU."""
-        if self.images >= MANY and self.dtype == torch.float32:
+        if self.dtype != torch.float32:
+            compute = self._prepared(image)
+            return lambda images: torch.cat([compute(few) for few in images.split(FEW)])
+        if self.images >= MANY:
             with contextlib.suppress(Exception):    # any code may be in a backbone
                 network = OnnxNetwork(self.backbone, image)
                 if difference(network(image), self.backbone(image)) < 1e-3:

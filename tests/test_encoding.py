@@ -119,6 +119,27 @@ def test_the_prepared_copy_gives_the_backbones_features(backbone, images, dtype)
     assert difference(features, computed(backbone, images)) < ROUNDING[dtype]
 
 
+def test_in_bfloat16_a_cpu_computes_the_copy_a_few_images_at_a_time(backbone, monkeypatch):
+    images = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    frozen, computed_at_once = FrozenBackbone(backbone, torch.bfloat16), []
+    prepare = frozen._prepared
+
+    def counted(image):
+        compute = prepare(image)
+        assert compute != frozen._under_autocast
+
+        def compute_and_count(few):
+            computed_at_once.append(len(few))
+            return compute(few)
+        return compute_and_count
+
+    monkeypatch.setattr(frozen, '_prepared', counted)
+    monkeypatch.setattr(encoding, 'FEW', 2)
+    features = frozen.encode(images)
+    assert computed_at_once == [2, 2, 1]
+    assert difference(features, computed(backbone, images)) < ROUNDING[torch.bfloat16]
+
+
 class Untraceable(nn.Module):
     """Does what depends on the numbers: PyTorch cannot trace it."""
 
@@ -172,7 +193,7 @@ def test_many_images_are_encoded_by_onnxruntime(small_backbone, images):
 def test_onnxruntime_is_left_where_it_is_slower_or_cannot_be(small_backbone, images, monkeypatch):
     slower = FrozenBackbone(small_backbone, torch.bfloat16, 3)
     slower.encode(images)
-    assert slower._compute == slower._under_autocast
+    assert not isinstance(slower._compute, OnnxNetwork)
     small_backbone.append(Untraceable())
     unreadable = FrozenBackbone(small_backbone, torch.float32, 3)
     expected = FrozenBackbone(small_backbone, torch.float32).encode(images)
