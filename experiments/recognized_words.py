@@ -12,6 +12,7 @@ ships has tuned it, with what VARIANTS lists; the validation photos of all folde
   Captioning Leveraging Context from Paired Data): there the noun is the word's place's, not the
   photo's.
 - text: captions without photos, zeros in the place of the grid; their nouns are what is recognized.
+- pointer, and in turn: see experiments/pointer.py.
 """
 
 import argparse
@@ -22,11 +23,12 @@ import torch
 
 from captioning.associations import read_captions
 from captioning.caption_data import CaptionData
-from captioning.captioner import SHIPPED, load_captioner
+from captioning.captioner import SHIPPED, load_captioner, model_file_beside
 from captioning.captions import Captions
 from captioning.devices import moved
-from captioning.files import repository_path
+from captioning.files import ROOT, repository_path
 from captioning.naming import PEOPLE, Seen
+from captioning.recognition.like_words import KnownNouns
 from captioning.scoring import References, as_results, score
 from captioning.scoring.split_captions import seen_split
 from captioning.tables import percent, text_table
@@ -42,7 +44,10 @@ from scripts import run_main
 from vocabulary import Vocabulary, tokenize
 
 VARIANTS = {'photos': (), 'words': ('words',), 'words-swapped': ('words', 'swapped'),
-            'text': ('text',), 'words-text': ('words', 'text')}
+            'text': ('text',), 'words-text': ('words', 'text'), 'pointer': ('words', 'pointer'),
+            'pointer-in-turn': ('words', 'pointer', 'in turn')}
+POINTER = ROOT / 'experiments' / 'pointer.py'
+IN_TURN = 0.3          # of the recognized words that are treated as new, where this is done
 WORDS = 3              # places of an image for recognized words
 LEAST = 0.05           # probability of a word that is recognized
 STRENGTH = 3           # length of a word's place, in those of the mean place of a photo
@@ -84,9 +89,9 @@ class Nouns:
         self.words = words
         self.of_form = {form: index for index, word in enumerate(words) if word.kind != PEOPLE
                         for form in word.forms if ' ' not in form}
-        counts = collections.Counter(token for each in captions for tokens in each
-                                     for token in tokens)
-        self.counts = np.array([sum(counts[form] for form in word.forms) for word in words])
+        self.tokens = collections.Counter(token for each in captions for tokens in each
+                                          for token in tokens)
+        self.counts = np.array([sum(self.tokens[form] for form in word.forms) for word in words])
 
     def counted(self, captions):
         """How many of an image's captions have each word -> Counter of indices."""
@@ -95,12 +100,26 @@ class Nouns:
             counter.update({self.of_form[token] for token in tokens if token in self.of_form})
         return counter
 
+    def teach(self, decoder, vocab):
+        """Tell a decoder of experiments/pointer.py how the words are written."""
+        known = [word for word in vocab.word2idx if word in self.tokens]
+        like_words = KnownNouns(sorted(known, key=self.tokens.get, reverse=True))
+        like = {form: like_words.like(form, kind=word.kind)
+                for word in self.words for form in written_forms(word)}
+        decoder.know(self.words, vocab, {form: pairs for form, pairs in like.items() if pairs},
+                     is_new=[form for form in like if form not in self.tokens])
+
     def like(self, index):
         """Indices of the other words of the same kind that are one token."""
         kind = self.words[index].kind
         return [other for form, other in self.of_form.items()
                 if form == self.words[other].word and other != index
                 and self.words[other].kind == kind]
+
+
+def written_forms(word):
+    """Singular and plural of a Word, which a decoder may be the first to write."""
+    return [form for form in (word.word, word.plural) if form]
 
 
 def examples_of_text(groups, nouns, top_probabilities, count, random):
@@ -158,11 +177,14 @@ def exchanged(tokens, old, new):
 # ---- As features ----
 
 class WordPlaces:
-    """Recognized words as places of an image. length: of the mean place of a photo."""
+    """Recognized words as places of an image. length: of the mean place of a photo. numbered: the
+    first number of a place tells of which word it is, as experiments/pointer.py reads it.
+    """
 
-    def __init__(self, classifier, length):
+    def __init__(self, classifier, length, numbered=False):
         rows = classifier.sums.T @ classifier.weight
         self.rows = rows / rows.norm(dim=1, keepdim=True) * length * STRENGTH    # (W, C)
+        self.numbered = numbered
 
     def __call__(self, probabilities):
         """(N, W) -> (N, WORDS, C) float16; zeros where less is recognized, short where unsure."""
@@ -170,7 +192,10 @@ class WordPlaces:
         top, words = probabilities.topk(WORDS, dim=1)
         sure = 1 + torch.logit(top, eps=1e-4).clamp(-4, 4) / 4
         sure[top < LEAST] = 0
-        return (sure[:, :, None] * self.rows[words]).half()
+        places = sure[:, :, None] * self.rows[words]
+        if self.numbered:
+            places[:, :, 0] = torch.where(sure > 0, -1.0 - words, 0.0)
+        return places.half()
 
 
 class GridsWithWords:
@@ -239,12 +264,19 @@ def words_to_learn(examples, nouns, least=25):
 def train(variant, seen, examples, places, args, nouns):
     """Train a variant, or continue it -> Run. seen: the validation photos. places: WordPlaces, or
     None."""
-    data = DataWithWords(args.folders[0], words_to_learn(examples, nouns))
+    more_words, pointer = words_to_learn(examples, nouns), {}
+    if 'pointer' in VARIANTS[variant]:
+        more_words += [form for word in nouns.words for form in written_forms(word)]
+        pointer = {'model_file': str(POINTER), 'recognized': len(nouns.words),
+                   'word_places': WORDS, 'in_turn': IN_TURN * ('in turn' in VARIANTS[variant])}
+    data = DataWithWords(args.folders[0], more_words)
     settings = make_settings(
         name=f'recognized-{variant}', cocoapi_loc=str(data.folder), image='attention', views=2,
         start=repository_path(SHIPPED).as_posix(), start_with='cnn', learning_rate=1.5e-3,
-        epochs=args.epochs)
+        epochs=args.epochs, **pointer)
     run = open_run(settings, data)
+    if pointer:
+        nouns.teach(run.model.decoder, run.model.vocab)
     words = None if places is None else places(examples.probabilities)
     views = [GridsWithWords(view, examples.grid_rows, words)
              for view in (run.train.features, *run.train.views)]
@@ -269,7 +301,9 @@ def with_words(seen, places):
 
 def lines(title, run, photos, places, beam_size):
     """Rows of the table: the validation photos of each folder."""
-    captioner = load_captioner(run.folder / 'best.pt', run.device, names=True, consensus=False)
+    checkpoint = run.folder / 'best.pt'
+    captioner = load_captioner(checkpoint, run.device, model_file_beside(checkpoint), names=True,
+                               consensus=False)
     for data, (seen, rows, images) in photos.items():
         ids = [images[row]['id'] for row in rows]
         references = References(data.annotation_file('val'), ids)
@@ -305,7 +339,7 @@ def main():
     is_thing = [word.kind != PEOPLE for word in nouns.words]
     top = of_photos.probabilities[:, is_thing].max(axis=1).clip(LEAST)
     length = float(np.linalg.norm(seen.features[:200].astype(np.float32), axis=2).mean())
-    word_places = WordPlaces(shipped.naming.recognizer.recognizers[0], length)
+    classifier = shipped.naming.recognizer.recognizers[0]
     table = [HEADER]
     for variant in args.variants:
         examples, random = of_photos, np.random.default_rng(0)
@@ -313,7 +347,9 @@ def main():
             examples += examples_of_text(read_captions(args.text), nouns, top, args.count, random)
         if 'swapped' in VARIANTS[variant]:
             examples += swapped_examples(of_photos, nouns, top, args.count, random)
-        places = word_places if 'words' in VARIANTS[variant] else None
+        places = None
+        if 'words' in VARIANTS[variant]:
+            places = WordPlaces(classifier, length, numbered='pointer' in VARIANTS[variant])
         run = train(variant, seen, examples, places, args, nouns)
         table += lines(variant, run, photos, places, args.beam_size)
     print(text_table(table))
