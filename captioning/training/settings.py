@@ -47,7 +47,8 @@ class TrainingSettings:
     views: int = setting(
         1, 'of each training image: as it is, 2: also flipped, from 3: also cropped at random')
     length_groups: int = setting(
-        0, 'parts of like length of a batch, to save padding; 0: four on a CPU, one on a GPU')
+        0, 'parts of like length of a batch, to save padding; 0: four on a CPU, two on one '
+           'with AMX, one on a GPU')
     cuda_graphs: bool = setting(
         False, 'a step from features as one CUDA graph: the GPU waits less for the processor')
     epochs: int = setting(10, 'passes over all training captions, on features of the frozen CNN')
