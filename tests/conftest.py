@@ -35,10 +35,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope='module')
 def cpu_in_float32():
     """For tests that expect a CPU's float32, also where it has bfloat16 and would choose it."""
-    has_bfloat16 = devices._has_bfloat16
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, '_has_bfloat16',
-                      lambda device: not devices.is_cpu(device) and has_bfloat16(device))
+        patch.setattr(devices, '_cpu_has', lambda instructions: False)
         yield
 
 
