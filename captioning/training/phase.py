@@ -12,7 +12,7 @@ from torch import nn
 
 from captioning import distributed, losses
 from captioning.batch_targets import BatchTargets
-from captioning.devices import computed_in, length_groups, training_dtype
+from captioning.devices import computed_in, is_cpu, length_groups, training_dtype
 from captioning.gpu_layers import (
     has_dropout_between_layers,
     recurrent_dtype,
@@ -124,10 +124,12 @@ class Phase:
         Dropout between the layers of an LSTM is cuDNN's on a GPU, which sets it up anew after each
         seeding and makes the step wait: there the GPU's numbers are seeded at the first step alone.
         """
-        if self._seeded and has_dropout_between_layers(self.model.decoder, self.device):
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
+        # torch.manual_seed looks up the stack for each kind of device that this machine lacks.
+        torch.default_generator.manual_seed(seed)
+        if is_cpu(self.device):
+            return
+        if not (self._seeded and has_dropout_between_layers(self.model.decoder, self.device)):
+            torch.get_device_module(self.device).manual_seed(seed)
         self._seeded = True
 
     def set_mode(self):

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from small_networks import FEATURES
 from training_helpers import open_run, train, train_until_killed, val_paths, weights
 
 import scripts.evaluate
@@ -91,7 +92,8 @@ def test_every_decoding_method_writes_what_a_cpu_writes(small, device, exact, im
     captioner, on_cpu = (
         open_run(small(name=str(place), **values), device=place).model.captioner(place)
         for place in (device, 'cpu'))
-    random = np.random.default_rng(0).random((4, 49, 512) if image == 'attention' else (4, 512))
+    shape = (4, 49, FEATURES) if image == 'attention' else (4, FEATURES)
+    random = np.random.default_rng(0).random(shape)
     features = torch.from_numpy(random).float()
     methods = [(decoding.greedy, {}), (decoding.greedy, {'no_repeat': 2}),
                (decoding.sample, {'seeds': range(4)}),
@@ -256,7 +258,7 @@ def test_dropout_between_layers_is_seeded_once(small, pretended, device, exact, 
                                                monkeypatch):
     run = open_run(small(num_layers=num_layers, dropout=0.5), device=device)
     seeds = []
-    monkeypatch.setattr(pretended, 'manual_seed_all', seeds.append)
+    monkeypatch.setattr(pretended, 'manual_seed', seeds.append)
     for seed in range(3):
         run.phase.seed_step(seed)
     assert len(seeds) == times
