@@ -142,14 +142,14 @@ def shared_cache(tmp_path_factory):
 def shallow_weights(tmp_path_factory):
     """As small_weights, of a ResNet-18 that `shallow_networks` makes."""
     path = tmp_path_factory.mktemp('weights') / 'shallow.pt'
-    torch.save(small_networks.shallow(resnet.BasicBlock, [2] * 4, None, False).state_dict(), path)
+    torch.save(small_networks.small(resnet.BasicBlock, [2] * 4, None, False).state_dict(), path)
     return str(path)
 
 
 @pytest.fixture
 def shallow_networks(monkeypatch):
-    """A ResNet-18 has one block a stage meanwhile, in this process."""
-    monkeypatch.setattr(resnet, '_resnet', small_networks.shallow)
+    """A ResNet-18 has few blocks and channels meanwhile, in this process."""
+    monkeypatch.setattr(resnet, '_resnet', small_networks.small)
 
 
 @pytest.fixture

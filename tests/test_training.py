@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_networks import FEATURES
 from training_helpers import edited_model, open_run, train, val_paths, weights
 
 import model
@@ -112,7 +113,7 @@ def test_grids_stay_on_disk(settings, dataset):
     texts = CoCoDataset(None, 'train', 4, run.model.vocab, data)
     features, _, _ = split_features(run.model.encoder, data, 'train')
     captions = Captions.of_split(texts, features)
-    assert isinstance(features, np.memmap) and features.shape == (12, 4, 512)
+    assert isinstance(features, np.memmap) and features.shape == (12, 4, FEATURES)
     features[3, 2, 1] = 7    # in memory alone: the map is copied where it is written to
     assert captions.features[3, 2, 1] == 7 and run.train.features[3, 2, 1] != 7
 

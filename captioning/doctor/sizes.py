@@ -9,6 +9,7 @@ from captioning.benchmark.made_up import COCO_CAPTIONS, COCO_IMAGES, COCO_WORDS
 from captioning.devices import is_cpu
 from captioning.encoding import MANY
 
+SMALL_FEATURES = 512    # of a ResNet-18
 SMALL_MODEL = {'backbone': 'resnet18', 'weights': None, 'embed_size': 16, 'hidden_size': 16}
 
 
@@ -51,8 +52,8 @@ ACCELERATOR = Size(side=8192, copied=2 ** 31, calls=20_000, encoded=256, encoded
                    words=COCO_WORDS, channels=2048, grid_images=4_000, batches=(128, 512),
                    steps=30, graph_steps=800, warm_up=8, repeats=20, model={})
 QUICK = Size(side=128, copied=2 ** 20, calls=100, encoded=2, encoded_in_all=2, photos=5, decoded=5,
-             captions=400, images=80, words=50, channels=512, grid_images=40, batches=(8, 16),
-             steps=2, graph_steps=2, warm_up=1, repeats=1, model=SMALL_MODEL)
+             captions=400, images=80, words=50, channels=SMALL_FEATURES, grid_images=40,
+             batches=(8, 16), steps=2, graph_steps=2, warm_up=1, repeats=1, model=SMALL_MODEL)
 
 
 def size_for(device, quick=False):

@@ -13,7 +13,7 @@ import torch
 from captioning.benchmark.made_up import made_up_captions, made_up_vocabulary
 from captioning.benchmark.training import features_phase
 from captioning.doctor.report import OK, WRONG, Finding, number
-from captioning.doctor.sizes import SMALL_MODEL
+from captioning.doctor.sizes import SMALL_FEATURES, SMALL_MODEL
 from captioning.training.epoch import train_step
 
 WORTH_IT = 1.1      # times as fast, or it is not recommended
@@ -62,7 +62,7 @@ def graphs_learn_alike(device):
 
 def small_phase(device, **values):
     torch.manual_seed(0)    # the same features each time
-    captions = made_up_captions(80, 16, words=200, features=512)
+    captions = made_up_captions(80, 16, words=200, features=SMALL_FEATURES)
     return features_phase(captions, made_up_vocabulary(200), device, batch_size=16,
                           **{'dropout': 0.0, 'learning_rate': RATE, **values}, **SMALL_MODEL)
 

@@ -4,6 +4,7 @@
     PRETENDED_GPU=1 python -m pytest tests/devices      # on a pretended one
 """
 
+import gc
 import os
 
 import pytest
@@ -24,6 +25,13 @@ def device():
     if not torch.accelerator.is_available():
         pytest.skip('this machine has no accelerator; PRETENDED_GPU=1 pretends one')
     return torch.accelerator.current_accelerator()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def quick_collections():
+    """`gc.collect` looks at what tests make, not at all that is imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

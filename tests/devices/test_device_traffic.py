@@ -1,6 +1,7 @@
 """The counts of experiments/device_traffic.py: a step from features waits for no GPU."""
 
 import pytest
+from small_networks import FEATURES
 
 from experiments import device_traffic
 from experiments.device_traffic import (
@@ -19,6 +20,7 @@ def _few_cases(pretended, monkeypatch):
     """Those that take long are left out."""
     steps = {name: case for name, case in STEPS_COUNTED.items() if name.startswith('features')}
     monkeypatch.setattr(device_traffic, 'STEPS_COUNTED', steps)
+    monkeypatch.setattr(device_traffic, 'CHANNELS', FEATURES)
 
 
 def test_a_step_from_features_copies_nothing_and_waits_for_nothing(device, tmp_path):

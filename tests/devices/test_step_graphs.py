@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small_networks import FEATURES
 from training_helpers import open_run, train, train_until_killed, weights
 
+from captioning.doctor import trials
 from captioning.doctor.report import OK, WRONG
 from captioning.doctor.sizes import QUICK
 from captioning.doctor.speed import Speed
@@ -253,7 +255,8 @@ def test_padding_has_no_loss_and_no_gradient(device):
 
 
 def test_the_doctor_tries_them(device, graphs, monkeypatch):
-    speed = Speed(device, QUICK)
+    monkeypatch.setattr(trials, 'SMALL_FEATURES', FEATURES)
+    speed = Speed(device, QUICK._replace(channels=FEATURES))
 
     def verdict():
         finding, = tried('--cuda-graphs', try_cuda_graphs, speed)
