@@ -7,7 +7,8 @@ A word that the recognizer holds likely may be said, and is where what speaks fo
 the sentence loses by it. Constrained beam search has the best captions with and without each of
 them; the first is the one with the highest
 
-    length-normalized log-probability + sum over the words that it says of weight * logit(p) + bonus
+    length-normalized log-probability + sum over the words that it says of
+        min(weight * logit(p) + bonus, highest)
 
 and what the captioner's consensus adds, where it has one.
 
@@ -35,20 +36,22 @@ PEOPLE = 'people'        # words of this kind are never asked for: a caption has
 class Trust(NamedTuple):
     """When a recognized word is said. The defaults were chosen by experiments/names.py.
 
-    least: probability of a word that may be said. most: such words of an image. weight, bonus: of
-    the sum above. ruled_out: {kind of word: probability below which it is not there}.
+    least: probability of a word that may be said. most: such words of an image. weight, bonus,
+    highest: of the sum above; however sure a word is, it is not worth any sentence. ruled_out:
+    {kind of word: probability below which it is not there}.
     """
 
     least: float = 0.05
     most: int = 2
-    weight: float = 0.5
+    weight: float = 0.45
     bonus: float = 1.2
+    highest: float = 1.5
     ruled_out: dict = {'animal': 0.03, 'bird': 0.03, PEOPLE: 0.7}
 
     def evidence(self, probability):
         """What speaks for saying a word of this probability; captions' scores are of its kind."""
         odds = max(probability, 1e-4) / max(1 - probability, 1e-4)
-        return self.weight * math.log(odds) + self.bonus
+        return min(self.weight * math.log(odds) + self.bonus, self.highest)
 
 
 class Seen(NamedTuple):

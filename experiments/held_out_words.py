@@ -17,6 +17,7 @@ the words from captions shows what to expect.
 import argparse
 import collections
 import itertools
+import math
 
 import numpy as np
 import torch
@@ -44,7 +45,8 @@ from model import EncoderCNN
 from scripts import run_main
 from vocabulary import tokenize
 
-TRUST = Trust(least=0.1, most=4, weight=8.0, bonus=1.0)    # of words that further captions tell
+# Of words that further captions tell.
+TRUST = Trust(least=0.1, most=4, weight=8.0, bonus=1.0, highest=math.inf)
 HEADER = ('word', 'images', 'without', 'with', 'best threshold')
 
 

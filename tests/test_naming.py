@@ -30,6 +30,7 @@ WORDS = [Word('dog', 'dogs', 'count', 'a', (), 'animal'), Word('zebra', 'zebras'
          Word('car', 'cars', 'count', 'a'),
          Word('person', 'people', 'count', 'a', ('man',), 'people')]
 SURE = 0.999
+TRUSTING = Trust(bonus=50, highest=100)
 
 
 class Recognizer:
@@ -68,9 +69,8 @@ def described(captioner, features, trust=None, beam_size=3, **values):
 @pytest.mark.parametrize('beam_size', [3, 5])
 @pytest.mark.parametrize('word', ['zebra', 'car'])
 def test_what_is_sure_is_said_if_trusted(captioner, features, beam_size, word):
-    trusting = Trust(weight=10)
     forms = [f'{word}s', word]
-    for best in described(captioner, features, trusting, beam_size, **{word: SURE}):
+    for best in described(captioner, features, TRUSTING, beam_size, **{word: SURE}):
         assert says(best.text.rstrip('.').strip(), forms)
         assert [name.word for name in best.names] == [word]
         assert best.names[0].probability == pytest.approx(SURE)
@@ -82,12 +82,12 @@ def test_what_costs_more_than_speaks_for_it_is_not_said(captioner, features):
 
 
 def test_unlikely_words_are_not_even_considered(captioner, features):
-    for best in described(captioner, features, Trust(bonus=50), zebra=0.04, car=0.06):
+    for best in described(captioner, features, TRUSTING, zebra=0.04, car=0.06):
         assert [name.word for name in best.names] == ['car']
 
 
 def test_only_the_likeliest_words_are_considered(captioner, features):
-    for best in described(captioner, features, Trust(most=1, bonus=50), zebra=0.5, car=0.4):
+    for best in described(captioner, features, TRUSTING._replace(most=1), zebra=0.5, car=0.4):
         assert [name.word for name in best.names] == ['zebra']
 
 
@@ -123,7 +123,7 @@ def test_a_word_that_is_like_no_known_one_is_not_said(captioner, features):
     class Odd(Recognizer):
         words = [Word('zyzzyva', 'zyzzyvas', 'count', 'a'), Word('car', 'cars', 'count', 'a')]
 
-    naming = Naming(captioner, Odd(), Trust(bonus=50))
+    naming = Naming(captioner, Odd(), TRUSTING)
     assert 'zyzzyva' not in naming.vocab.word2idx
     for best, in naming.describe(Seen(features, torch.full((6, 2), 0.9)), beam_size=3):
         assert [name.word for name in best.names] == ['car']
@@ -131,7 +131,7 @@ def test_a_word_that_is_like_no_known_one_is_not_said(captioner, features):
 
 @pytest.mark.parametrize('beam_size', [1, 3])
 def test_the_grammar_holds_in_every_caption(captioner, features, beam_size):
-    naming = Naming(captioner, Recognizer(), Trust(bonus=50))
+    naming = Naming(captioner, Recognizer(), TRUSTING)
     never, seen = naming.not_after, Seen(features, probabilities(zebra=SURE, car=SURE, dog=SURE))
     for descriptions in naming.describe(seen, beam_size, count=50):
         for description in descriptions:
@@ -143,7 +143,7 @@ def test_new_words_are_said_only_where_they_are_recognized(captioner, features):
     captioner = copy.deepcopy(captioner)
     captioner.decoder.linear.bias.data[captioner.vocab('horse')] += 8    # a zebra is like one
     for beam_size in (1, 3):
-        captions = described(captioner, features, Trust(bonus=50), beam_size, car=SURE)
+        captions = described(captioner, features, TRUSTING, beam_size, car=SURE)
         assert any(says(best.text, ['horse']) for best in captions)
         assert not any(says(best.text, ['zebra', 'zebras']) for best in captions)
 
@@ -163,7 +163,13 @@ def test_people_are_never_asked_for(captioner):
 
 def test_evidence_is_the_log_odds_weighed_and_a_bonus():
     assert Trust(weight=2, bonus=0.7).evidence(0.5) == pytest.approx(0.7)
-    assert Trust(weight=2, bonus=0.7).evidence(0.8) == pytest.approx(2 * math.log(4) + 0.7)
+    assert Trust(weight=2, bonus=0.7, highest=9).evidence(0.8) == pytest.approx(
+        2 * math.log(4) + 0.7)
+
+
+def test_a_word_speaks_for_itself_up_to_a_limit():
+    assert Trust(weight=2, bonus=0.7, highest=1.2).evidence(0.8) == 1.2
+    assert Trust().evidence(0.99) == Trust().evidence(1) == Trust().highest
 
 
 def test_evidence_grows_and_is_finite():
@@ -209,7 +215,7 @@ def test_batched_equals_one_by_one_and_rows_choose(captioner, features, monkeypa
 
 
 def test_a_captioner_with_names_describes_by_them(captioner, features, monkeypatch):
-    naming = Naming(captioner, Recognizer(), Trust(bonus=50))
+    naming = Naming(captioner, Recognizer(), TRUSTING)
     monkeypatch.setattr(captioner, 'naming', naming)
     seen = Seen(features, probabilities(zebra=SURE))
     for count in (1, 3):
