@@ -34,7 +34,7 @@ PEOPLE = 'people'        # words of this kind are never asked for: a caption has
 
 
 class Trust(NamedTuple):
-    """When a recognized word is said. The defaults were chosen by experiments/names.py.
+    """When a recognized word is said; docs/names.md tells how the defaults were chosen.
 
     least: probability of a word that may be said. most: such words of an image. weight, bonus,
     highest: of the sum above; however sure a word is, it is not worth any sentence. ruled_out:
